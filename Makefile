@@ -1,0 +1,32 @@
+# Each target makes its own environment; it needs Python and make. PYTHON= chooses the interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+# make demo ARGS="--once"  runs the demo to its end instead of serving until Ctrl-C.
+demo: $(VENV)/demo
+	$(BIN)/python manage.py demo $(ARGS)
+
+# make test ARGS="-k relay"  chooses tests; without ARGS everything is checked.
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests.postgres $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+clean:
+	rm -rf $(VENV) .demo
+
+$(VENV)/demo $(VENV)/lint: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --editable '.[$(notdir $@)]'
+	touch $@
