@@ -1,0 +1,338 @@
+"""A job, its attempts, and the traces of steering and rescue.
+
+Times are the database's clock. Who may write `Job.status` is listed in docs/architecture.md.
+"""
+
+import time
+from datetime import datetime, timedelta
+from typing import Any, Self
+from uuid import UUID
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+from uuid6 import uuid7
+
+from ..exceptions import JobDoesNotExist, WaitTimeout
+from ..states import (
+    CANCELED,
+    DEFERRED,
+    FAILED,
+    FINISHED,
+    QUEUED,
+    SCHEDULED,
+    STARTED,
+    TERMINAL,
+    UNFINISHED,
+    Status,
+)
+
+WORKER_LOST = "WorkerLost"
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    def queued(self) -> Self:
+        return self.filter(status=QUEUED)
+
+    def scheduled(self) -> Self:
+        return self.filter(status=SCHEDULED)
+
+    def deferred(self) -> Self:
+        return self.filter(status=DEFERRED)
+
+    def started(self) -> Self:
+        return self.filter(status=STARTED)
+
+    def finished(self) -> Self:
+        return self.filter(status=FINISHED)
+
+    def failed(self) -> Self:
+        return self.filter(status=FAILED)
+
+    def canceled(self) -> Self:
+        return self.filter(status=CANCELED)
+
+    def unfinished(self) -> Self:
+        return self.filter(status__in=sorted(UNFINISHED))
+
+    def on_queue(self, *names: str) -> Self:
+        return self.filter(queue__in=names)
+
+    def of_task(self, path: str) -> Self:
+        return self.filter(task=path)
+
+    def for_subject(self, subject: str) -> Self:
+        """The jobs about `subject`, for example "file:42", oldest first."""
+        return self.filter(subject=subject).order_by("id")
+
+    def due(self) -> Self:
+        return self.scheduled().filter(scheduled_for__lte=Now()).order_by("scheduled_for", "id")
+
+    def undelivered(self, epoch: str) -> Self:
+        """Queued jobs whose delivery is not known to a server in this `epoch`."""
+        # Not `exclude(delivered_epoch=epoch)`: two ranges of an index instead of a walk through it.
+        return self.queued().filter(Q(delivered_epoch__lt=epoch) | Q(delivered_epoch__gt=epoch))
+
+    def same_delivery(self, job: "Job") -> Self:
+        """The row of `job` as long as it awaits the same delivery of the same attempt."""
+        return self.filter(pk=job.pk, attempt=job.attempt, delivery=job.delivery)
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """How far these jobs are together: each stage as the newest job that has begun it tells.
+
+        For example {"chunking": {"status": "completed", "progress": 100}, "storage": {"status": "pending",
+        "progress": 0}}. With `for_subject("file:42")`: how far file 42 is.
+        """
+        merged: dict[str, dict[str, Any]] = {}
+        for stages in self.order_by("id").values_list("stages", flat=True):
+            for name, stage in stages.items():
+                if name not in merged or stage["status"] != "pending":
+                    merged[name] = stage
+        return merged
+
+
+class Job(models.Model):
+    """One enqueued run of a task."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    task = models.CharField(max_length=255, help_text=_("Dotted path of the function."))
+    engine = models.CharField(max_length=32, default="rq")
+    queue = models.CharField(max_length=100)
+    args = models.JSONField(default=list, blank=True)
+    kwargs = models.JSONField(default=dict, blank=True)
+    timeout_seconds = models.PositiveIntegerField(null=True, help_text=_("Empty for no limit."))
+    idempotent = models.BooleanField(default=False, help_text=_("Running it again does no harm."))
+
+    status = models.CharField(max_length=10, choices=Status.choices, default=QUEUED)
+    attempt = models.PositiveIntegerField(default=1, help_text=_("The attempt awaited or running, from 1."))
+    max_attempts = models.PositiveIntegerField(default=1)
+    retry_intervals = models.JSONField(default=list, blank=True, help_text=_("Seconds before each retry."))
+    losses = models.PositiveIntegerField(default=0, help_text=_("Attempts cut because their worker died."))
+    cancel_requested_at = models.DateTimeField(null=True)
+
+    delivery = models.PositiveIntegerField(default=0, help_text=_("Counts the deliveries of one attempt."))
+    delivered_at = models.DateTimeField(null=True)
+    delivered_epoch = models.CharField(max_length=64, default="", blank=True)
+    worker = models.ForeignKey(
+        "django_jobs.Worker",
+        on_delete=models.DO_NOTHING,
+        null=True,
+        db_constraint=False,  # Rows of gone workers are deleted; their jobs tell that by pointing nowhere.
+        db_index=False,
+        related_name="jobs",
+    )
+    claim_id = models.UUIDField(null=True, editable=False)
+
+    result = models.JSONField(null=True)
+    result_error = models.TextField(default="", blank=True, help_text=_("Why the result is not stored."))
+    error_type = models.CharField(max_length=255, default="", blank=True)
+    error_message = models.TextField(default="", blank=True)
+    traceback = models.TextField(default="", blank=True)
+
+    progress = models.PositiveSmallIntegerField(default=0, validators=[MaxValueValidator(100)])
+    progress_message = models.TextField(default="", blank=True)
+    stage = models.CharField(max_length=100, default="", blank=True)
+    stages = models.JSONField(default=dict, blank=True)
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, db_index=False, related_name="+"
+    )
+    subject = models.CharField(max_length=255, default="", blank=True, help_text=_("For example file:42."))
+    tags = models.JSONField(default=list, blank=True)
+    meta = models.JSONField(default=dict, blank=True)
+    unique_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 - NULLs are distinct, '' is not.
+    requeued_from = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, db_index=False, related_name="requeued_to"
+    )
+
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    scheduled_for = models.DateTimeField(null=True, help_text=_("When the awaited attempt is due."))
+    queued_at = models.DateTimeField(null=True, db_default=Now(), editable=False)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        permissions = [("cancel_job", "Can cancel job"), ("requeue_job", "Can requeue job")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["unique_key"],
+                condition=Q(status__in=sorted(UNFINISHED)),
+                name="django_jobs_one_unfinished_per_key",
+            )
+        ]
+        indexes = [
+            # What the relay and the reconciler ask, every second: few rows of a large table.
+            models.Index(
+                fields=["scheduled_for", "id"], condition=Q(status=SCHEDULED), name="django_jobs_due"
+            ),
+            models.Index(
+                fields=["queue", "delivered_epoch"],
+                condition=Q(status=QUEUED),
+                name="django_jobs_undelivered",
+            ),
+            models.Index(
+                fields=["queue", "delivered_at"], condition=Q(status=QUEUED), name="django_jobs_delivered"
+            ),
+            models.Index(fields=["worker"], condition=Q(status=STARTED), name="django_jobs_running"),
+            # What people ask: the newest of a state, of a queue, of a task, about a subject, of an owner.
+            models.Index(fields=["status", "id"], name="django_jobs_status"),
+            models.Index(fields=["queue", "status", "id"], name="django_jobs_queue_status"),
+            models.Index(fields=["task", "id"], name="django_jobs_task"),
+            models.Index(fields=["subject", "id"], condition=~Q(subject=""), name="django_jobs_subject"),
+            models.Index(fields=["owner", "id"], condition=Q(owner__isnull=False), name="django_jobs_owner"),
+            models.Index(
+                fields=["requeued_from"],
+                condition=Q(requeued_from__isnull=False),
+                name="django_jobs_requeued_from",
+            ),
+            models.Index(
+                fields=["finished_at"], condition=Q(status__in=sorted(TERMINAL)), name="django_jobs_ended"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.pk}"
+
+    @property
+    def call(self) -> str:
+        """The call as Python code: `documents.tasks.process_file(42, force=True)`."""
+        arguments = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
+        return f"{self.task}({', '.join(arguments)})"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True for a job that failed because its worker died and nobody may know how far it got."""
+        return self.status == FAILED and self.error_type == WORKER_LOST
+
+    @property
+    def is_canceling(self) -> bool:
+        """True while a started job was asked to stop and its worker has not confirmed it yet."""
+        return self.status == STARTED and self.cancel_requested_at is not None
+
+    @property
+    def will_retry_at(self) -> datetime | None:
+        """When the attempt after a failed or lost one is due; None if none is awaited."""
+        return self.scheduled_for if self.status == SCHEDULED and self.attempt > 1 else None
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long the last attempt ran, by the database's clock; None while it has not ended."""
+        return self.finished_at - self.started_at if self.finished_at and self.started_at else None
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait until the job has ended, at most `timeout` seconds, and return it as it is then.
+
+        Raises `WaitTimeout` when it has not. How it ended is in `status`; a failed job raises nothing.
+        """
+        if transaction.get_connection(self._state.db).in_atomic_block:
+            raise RuntimeError(
+                "job.wait() inside a transaction would wait for ever: the job is enqueued when it commits. "
+                "Call it after the atomic() block."
+            )
+        began, pause = time.monotonic(), 0.01
+        while True:
+            self.refresh_from_db()
+            if self.has_ended:
+                return self
+            if timeout is not None and time.monotonic() - began > timeout:
+                raise WaitTimeout(f"Job {self.pk} is still {self.status} after {timeout:g} s.")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+
+    # The verbs import control inside: models are below it and may not import it at their top.
+
+    def cancel(self, by: Any = None) -> bool:
+        """See `control.cancel`."""
+        from .. import control
+
+        return control.cancel(self, by=by)
+
+    def requeue(self, by: Any = None) -> "Job":
+        """See `control.requeue`."""
+        from .. import control
+
+        return control.requeue(self, by=by)
+
+
+class Attempt(models.Model):
+    """One execution of a job that has ended; its number counts from 1."""
+
+    class Outcome(models.TextChoices):
+        FINISHED = "finished"
+        FAILED = "failed"
+        CANCELED = "canceled"
+        LOST = "lost"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts", db_index=False)
+    number = models.PositiveIntegerField()
+    claim_id = models.UUIDField(editable=False)
+    worker_name = models.CharField(max_length=255)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(db_default=Now())
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    error_type = models.CharField(max_length=255, default="", blank=True)
+    error_message = models.TextField(default="", blank=True)
+    traceback = models.TextField(default="", blank=True)
+    log = models.TextField(default="", blank=True)
+
+    class Meta:
+        ordering = ["job", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="django_jobs_one_attempt_per_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.job_id}"
+
+    @property
+    def duration(self) -> timedelta:
+        return self.finished_at - self.started_at
+
+
+class JobEvent(models.Model):
+    """One fact about steering or rescue: who canceled, what was rescued on what evidence."""
+
+    class Kind(models.TextChoices):
+        CANCEL_REQUESTED = "cancel_requested"
+        CANCELED = "canceled"
+        REQUEUED = "requeued"
+        WORKER_LOST = "worker_lost"
+        REDELIVERED = "redelivered"
+        LATE_REPORT = "late_report"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    attempt = models.PositiveIntegerField()
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    message = models.TextField(default="", blank=True)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.job_id}"
+
+
+def get_job(job_id: str | UUID) -> Job:
+    """The job with this id; raises `JobDoesNotExist` when there is none."""
+    try:
+        return Job.objects.get(pk=UUID(str(job_id)))
+    except ValueError as error:
+        raise JobDoesNotExist(f"{job_id!r} is not the id of a job; an id looks like {uuid7()}.") from error
+    except Job.DoesNotExist as error:
+        raise JobDoesNotExist(f"There is no job {job_id}; it may have been deleted.") from error
+
+
+NEXT_DELIVERY = {"delivery": F("delivery") + 1, "delivered_at": None, "delivered_epoch": ""}
+"""Update of a queued row after which the relay delivers it anew."""

@@ -1,0 +1,91 @@
+"""What runs the jobs: workers and their life signs, queues, and this installation itself."""
+
+from functools import cache
+from typing import Self
+from uuid import UUID
+
+from django.db import models
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+from uuid6 import uuid7
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def alive(self) -> Self:
+        return self.filter(leased_until__gte=Now())
+
+    def silent(self) -> Self:
+        """Workers that went without saying so."""
+        return self.filter(leased_until__lt=Now())
+
+
+class Worker(models.Model):
+    """The life sign of one worker and its children. A new row at every start, deleted at its end."""
+
+    class State(models.TextChoices):
+        IDLE = "idle"
+        BUSY = "busy"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(max_length=255)
+    engine = models.CharField(max_length=32)
+    hostname = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    queues = models.JSONField(default=list)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.IDLE)
+    started_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(db_default=Now(), help_text=_("When it last renewed its lease."))
+    leased_until = models.DateTimeField(help_text=_("Counts as lost after this."))
+
+    objects = WorkerQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        indexes = [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Queue(models.Model):
+    """What we know of a queue beyond its name. A queue without a row is not paused."""
+
+    name = models.CharField(primary_key=True, max_length=100)
+    purpose = models.CharField(max_length=255, default="", blank=True)
+    paused = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Installation(models.Model):
+    """This database's identity, carried by every delivery, so that no worker runs another's jobs."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    singleton = models.BooleanField(default=True, unique=True, editable=False)
+    namespace = models.CharField(
+        max_length=255, default="", blank=True, help_text=_("Prefix of its keys in Redis.")
+    )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+@cache
+def installation_id() -> UUID:
+    """The id of this installation, made at its first use."""
+    return Installation.objects.get_or_create(singleton=True)[0].id
+
+
+class Lease(models.Model):
+    """Who of several equal processes does a chore now; whoever finds it expired takes it."""
+
+    name = models.CharField(primary_key=True, max_length=100)
+    holder = models.CharField(max_length=255)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.holder}"

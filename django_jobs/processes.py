@@ -1,0 +1,30 @@
+"""Facts about processes of this machine that the standard library does not tell."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have this process killed as soon as `parent_pid`, which forked it, is gone, however that died.
+
+    On Linux the kernel does it when the thread that forked ends, so fork from the main thread;
+    elsewhere a thread of this process looks once a second.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=[parent_pid], daemon=True).start()
+    if os.getppid() != parent_pid:  # It died before we asked.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
