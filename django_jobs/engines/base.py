@@ -1,0 +1,97 @@
+"""What an engine does for django_jobs: hand deliveries to its server, and say what became of them.
+
+Time and policy are in the database: engines know nothing of retries, delays or limits.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Self
+from uuid import UUID
+
+from ..exceptions import UnknownQueue
+from ..models import Job
+
+_DELIVERY_ID = re.compile(r"([0-9a-f]{32})-([0-9]{1,9})-([0-9]{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A request in an engine's queue that one attempt of a job may run now. Carries no arguments."""
+
+    job_id: UUID
+    attempt: int
+    number: int
+    queue: str
+    task: str
+    timeout_seconds: int | None
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """The delivery that `job` awaits."""
+        return cls(job.pk, job.attempt, job.delivery, job.queue, job.task, job.timeout_seconds)
+
+    @property
+    def id(self) -> str:
+        return f"{self.job_id.hex}-{self.attempt}-{self.number}"
+
+    @property
+    def key(self) -> tuple[UUID, int, int]:
+        return self.job_id, self.attempt, self.number
+
+
+def parse_delivery_id(text: str) -> tuple[UUID, int] | None:
+    """The (job id, attempt) that a delivery's id asks for; None when it is not the id of a delivery."""
+    match = _DELIVERY_ID.fullmatch(text)
+    return (UUID(match[1]), int(match[2])) if match else None
+
+
+class BaseEngine(ABC):
+    """One engine. Calls that reach a server take at most a second and raise `EngineUnavailable`."""
+
+    name: str
+    supports_stop = False
+
+    @abstractmethod
+    def servers(self) -> Mapping[str, Sequence[str]]:
+        """The declared queues by the server that holds them: {server: [queue, …]}.
+
+        A server is named by its address, without secrets.
+        """
+
+    @abstractmethod
+    def default_timeout_seconds(self, queue: str) -> int | None:
+        """The time limit of a job on this queue that names none itself; None for no limit."""
+
+    @abstractmethod
+    def epoch(self, queue: str) -> str:
+        """The present epoch of the queue's server: another one after it was emptied, restored or replaced."""
+
+    @abstractmethod
+    def push(self, deliveries: Sequence[Delivery]) -> str:
+        """Hand over deliveries for queues of one server, and return the epoch in which that was done.
+
+        A delivery that the server knows already is not pushed again.
+        """
+
+    @abstractmethod
+    def absent(self, queue: str, deliveries: Sequence[Delivery]) -> Collection[Delivery]:
+        """Those of the deliveries that wait in this queue no longer."""
+
+    @abstractmethod
+    def withdraw(self, delivery: Delivery) -> None:
+        """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
+
+    def queue_names(self) -> list[str]:
+        return [queue for queues in self.servers().values() for queue in queues]
+
+    def check_queue(self, queue: str) -> None:
+        """Raise `UnknownQueue` unless the project declares this queue for this engine."""
+        names = self.queue_names()
+        if queue in names:
+            return
+        guess = get_close_matches(queue, names, n=1)
+        hint = f'did you mean "{guess[0]}"? ' if guess else ""
+        raise UnknownQueue(f'Unknown queue "{queue}"; {hint}Declared are: {", ".join(names) or "none"}.')

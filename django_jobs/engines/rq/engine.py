@@ -1,0 +1,100 @@
+"""The producer's half of RQ: deliveries into RQ's queues."""
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from rq.defaults import RQ_KEY_PREFIX
+from rq.job import Job as RQJob
+from rq.job import JobStatus
+from rq.queue import Queue as RQQueue
+from rq.serializers import JSONSerializer
+from rq.utils import parse_timeout
+
+from ...models.workers import installation_id
+from ..base import BaseEngine, Delivery
+from . import scripts
+from .connections import declared_queues, impatient_client, masked_url, reached
+
+TRAMPOLINE = "django_jobs.engines.rq.trampoline.run"
+EPOCH_KEY = f"{RQ_KEY_PREFIX}:django_jobs:epoch"
+KEPT_AFTER_RUN_SECONDS = 600
+"""How long a delivery's hash outlives its run, and a repeated push of it does nothing."""
+
+
+class RQEngine(BaseEngine):
+    name = "rq"
+    supports_stop = True
+
+    def servers(self) -> Mapping[str, Sequence[str]]:
+        grouped: dict[str, list[str]] = {}
+        for queue in declared_queues():
+            grouped.setdefault(masked_url(impatient_client(queue)), []).append(queue)
+        return grouped
+
+    def default_timeout_seconds(self, queue: str) -> int | None:
+        seconds = parse_timeout(declared_queues()[queue].get("DEFAULT_TIMEOUT")) or RQQueue.DEFAULT_TIMEOUT
+        return seconds if seconds > 0 else None
+
+    def epoch(self, queue: str) -> str:
+        with reached(impatient_client(queue)) as client:
+            return _text(client.eval(scripts.EPOCH, 1, EPOCH_KEY, secrets.token_hex(8)))
+
+    def push(self, deliveries: Sequence[Delivery]) -> str:
+        with (
+            reached(impatient_client(deliveries[0].queue)) as client,
+            client.pipeline(transaction=False) as pipeline,
+        ):
+            # First, so that a server emptied in between is noticed rather than the deliveries missed.
+            pipeline.eval(scripts.EPOCH, 1, EPOCH_KEY, secrets.token_hex(8))
+            for delivery in deliveries:
+                queue = RQQueue(delivery.queue, connection=client)
+                keys = [RQJob.key_for(delivery.id), queue.key, RQQueue.redis_queues_keys]
+                pipeline.eval(scripts.PUSH, len(keys), *keys, delivery.id, *_hash(delivery, client))
+            epoch, *_ = pipeline.execute()
+        return _text(epoch)
+
+    def absent(self, queue: str, deliveries: Sequence[Delivery]) -> Collection[Delivery]:
+        with reached(impatient_client(queue)) as client:
+            key = RQQueue(queue, connection=client).key
+            # The oldest deliveries stand at the head; only what is not there costs a search.
+            head = {_text(item) for item in client.lrange(key, 0, 2 * len(deliveries))}
+            sought = [delivery for delivery in deliveries if delivery.id not in head]
+            with client.pipeline(transaction=False) as pipeline:
+                for delivery in sought:
+                    pipeline.lpos(key, delivery.id)
+                places = pipeline.execute()
+        return [delivery for delivery, place in zip(sought, places, strict=True) if place is None]
+
+    def withdraw(self, delivery: Delivery) -> None:
+        with (
+            reached(impatient_client(delivery.queue)) as client,
+            client.pipeline(transaction=False) as pipeline,
+        ):
+            pipeline.lrem(RQQueue(delivery.queue, connection=client).key, 1, delivery.id)
+            pipeline.delete(RQJob.key_for(delivery.id))
+            pipeline.execute()
+
+
+def _text(reply: Any) -> str:
+    return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def _hash(delivery: Delivery, client: Redis) -> list[Any]:
+    job = RQJob.create(
+        TRAMPOLINE,
+        args=(delivery.id, str(installation_id())),
+        id=delivery.id,
+        origin=delivery.queue,
+        description=f"{delivery.task}(…) attempt {delivery.attempt}",
+        timeout=delivery.timeout_seconds or -1,
+        result_ttl=KEPT_AFTER_RUN_SECONDS,
+        failure_ttl=KEPT_AFTER_RUN_SECONDS,
+        status=JobStatus.QUEUED,
+        connection=client,
+        serializer=JSONSerializer,
+    )
+    job.enqueued_at = datetime.now(UTC)
+    return [item for pair in job.to_dict().items() if pair[1] is not None for item in pair]

@@ -1,0 +1,77 @@
+"""The function that RQ's workers call for every delivery of ours."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import connections
+from rq.timeouts import JobTimeoutException, get_default_death_penalty_class
+
+from ... import executor
+from ...exceptions import JobsError
+from ...lifesigns import LifeSigns
+from ...models import Worker
+from ...models.workers import installation_id
+from ..base import parse_delivery_id
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """In whose name a delivery is claimed."""
+
+    worker: Worker
+    claim_id: UUID
+
+
+claimant: ContextVar[Claimant | None] = ContextVar("django_jobs_rq_claimant", default=None)
+"""Set by our worker class; under a plain `rq worker` the trampoline makes its own."""
+
+
+class ForeignDelivery(JobsError):
+    """Raised when a delivery is not one of this installation."""
+
+
+def run(delivery_id: str, installation: str) -> None:
+    """Claim, run and report the attempt that this delivery asks for; raise what its function raised."""
+    _disarm_rq_timeout()
+    asked = parse_delivery_id(delivery_id)
+    if asked is None or installation != str(installation_id()):
+        raise ForeignDelivery(
+            f"Delivery {delivery_id!r} is of installation {installation!r}, this is {installation_id()}: "
+            "two projects share a Redis database. Give each its own, or its own RQ_KEY_PREFIX."
+        )
+    job_id, attempt = asked
+    with _claimant() as mine:
+        executor.execute(job_id, attempt, worker=mine.worker, claim_id=mine.claim_id, time_limit=_time_limit)
+
+
+@contextmanager
+def _claimant() -> Iterator[Claimant]:
+    if given := claimant.get():
+        yield given
+        return
+    signs = LifeSigns(f"rq.{os.getpid()}", engine="rq", queues=[])
+    signs.start()
+    try:
+        yield Claimant(signs.worker, uuid4())
+    finally:
+        signs.stop()
+        connections.close_all()
+
+
+def _disarm_rq_timeout() -> None:
+    # RQ's alarm surrounds the trampoline and could cut a claim or a report short; ours only the function.
+    if threading.current_thread() is threading.main_thread():
+        signal.alarm(0)
+
+
+def _time_limit(seconds: int | None) -> AbstractContextManager[Any]:
+    if seconds is None:
+        return nullcontext()
+    return get_default_death_penalty_class()(seconds, JobTimeoutException)

@@ -1,0 +1,135 @@
+"""Claims an attempt, runs its function, has its outcome reported; the same on every engine.
+
+A claim is one guarded UPDATE that only one worker can win: a repeated, stale or forged delivery claims
+nothing.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
+
+from django.db import InterfaceError, OperationalError, close_old_connections, connections, router
+
+from . import registry, sql
+from .models import Job, Queue, Worker
+from .models.jobs import NEXT_DELIVERY
+from .outcomes import Outcome, report
+from .reporter import Reporter
+from .signals import job_started
+from .states import QUEUED, STARTED
+from .values import clean_text, json_error, short
+
+TRACEBACK_LIMIT = 64_000  # characters
+CLAIM_PATIENCE_SECONDS = 10
+
+TimeLimit = Callable[[int | None], AbstractContextManager[Any]]
+"""Called with a job's limit in seconds, None for none; surrounds the function alone."""
+
+logger = logging.getLogger(__name__)
+
+_current_job: ContextVar[Job | None] = ContextVar("django_jobs_current_job", default=None)
+
+
+def current_job() -> Job | None:
+    """The job that runs here, as it was when it was claimed; None outside a job."""
+    return _current_job.get()
+
+
+def execute(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID, time_limit: TimeLimit) -> None:
+    """Claim this attempt, run it, report it; then raise what its function raised.
+
+    Does nothing when the attempt is not to be had: run already, canceled, superseded.
+    """
+    job = claim(job_id, attempt, worker=worker, claim_id=claim_id)
+    if job is None:
+        return
+    job_started.send_robust(Job, job=job)
+    outcome, raised = run(job, time_limit)
+    report(job, outcome, worker_name=worker.name)
+    if raised is not None:
+        raise raised
+
+
+def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job | None:
+    """The job, started for this worker, or None when this attempt is not to be had.
+
+    Raises the database's error when that is away for longer than `CLAIM_PATIENCE_SECONDS`.
+    """
+    deadline = time.monotonic() + CLAIM_PATIENCE_SECONDS
+    while True:
+        try:
+            if claimed := sql.claim([(job_id, attempt)], worker.pk, claim_id):
+                return claimed[0]
+            job = Job.objects.using(router.db_for_write(Job)).filter(pk=job_id, attempt=attempt).first()
+            if job and job.status == STARTED and job.claim_id == claim_id:
+                return job  # Our own claim, whose reply was lost.
+            if not job or job.status != QUEUED:
+                logger.info("Attempt %s of job %s is not awaited; its delivery is dropped.", attempt, job_id)
+                return None
+            if Queue.objects.filter(name=job.queue, paused=True).exists():
+                # The relay delivers it when the queue is resumed.
+                Job.objects.same_delivery(job).queued().update(**NEXT_DELIVERY)
+                return None
+            if time.monotonic() > deadline:
+                # Locked by somebody all the time; the reconciler has it delivered again.
+                return None
+            time.sleep(0.05)
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("Job %s could not be claimed; trying again: %s", job_id, error)
+            connections.close_all()
+            time.sleep(0.2)
+
+
+def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]:
+    """Call the job's function; its outcome, and the exception if it raised one."""
+    reporter = Reporter(job)
+    token = _current_job.set(job)
+    raised: BaseException | None = None
+    result: Any = None
+    with reporter.recording():
+        try:
+            function = registry.load(job.task)
+            with time_limit(job.timeout_seconds):
+                result = function(*job.args, **job.kwargs)
+        except BaseException as error:  # noqa: BLE001 - Even SystemExit ends the attempt, not the worker.
+            raised = error
+        finally:
+            _current_job.reset(token)
+            close_old_connections()
+    log, progress = reporter.log.text(), reporter.fields()
+    if raised is not None:
+        return Outcome.failed(**_describe(raised), log=log, progress=progress), raised
+    progress["progress"] = 100
+    if problem := json_error(result):
+        return Outcome.finished(result_error=f"The result {problem}.", log=log, progress=progress), None
+    return Outcome.finished(result=result, log=log, progress=progress), None
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    # The user's code may define the message and the causes, and may fail at that.
+    frames = error.__traceback__.tb_next if error.__traceback__ else None  # Without this module's own frame.
+    try:
+        message = str(error)
+    except Exception as problem:  # noqa: BLE001
+        message = f"(its message raises {_type_name(problem)})"
+    try:
+        told = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    except Exception as problem:  # noqa: BLE001
+        told = f"(its traceback raises {_type_name(problem)})"
+    return {
+        "error_type": short(_type_name(error), 255),
+        "error_message": short(message, 2000),
+        "traceback": clean_text(told, TRACEBACK_LIMIT),
+    }
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

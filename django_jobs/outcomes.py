@@ -1,0 +1,194 @@
+"""How attempts end, in the database: reported by the worker that ran them, or lost with it.
+
+Every write is guarded by the claim, so the first end of an attempt wins. Only here does a started job's
+status change.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
+from .models.jobs import WORKER_LOST
+from .retries import interval_seconds
+from .signals import job_finished
+from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, Status
+from .values import short
+
+MOST_LOSSES = 3
+"""How often an idempotent job without attempts left is run again after it lost its worker."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt ended. Texts and values are such that every database takes them."""
+
+    kind: Attempt.Outcome
+    error: dict[str, str]  # error_type, error_message, traceback
+    log: str = ""
+    progress: dict[str, Any] | None = None  # the fields that Reporter.fields() tells
+    result: Any = None
+    result_error: str = ""
+
+    @classmethod
+    def finished(cls, **told: Any) -> Self:
+        return cls(Attempt.Outcome.FINISHED, _error(), **told)
+
+    @classmethod
+    def failed(cls, error_type: str, error_message: str, traceback: str, **told: Any) -> Self:
+        return cls(Attempt.Outcome.FAILED, _error(error_type, error_message, traceback), **told)
+
+
+def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
+    """Record how a claimed attempt ended, and what comes next for its job.
+
+    Waits for a database that is away. Changes no state when the attempt was superseded meanwhile.
+    """
+    while True:
+        try:
+            with transaction.atomic(using=router.db_for_write(Job)):
+                _record(job, outcome, worker_name)
+            break
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
+            connections.close_all()
+            time.sleep(1)
+    job_finished.send_robust(Job, job=job, outcome=outcome.kind)
+
+
+def lose(job: Job, evidence: str) -> bool:
+    """End the attempt of a started job that nobody runs any more; False if it ended otherwise meanwhile.
+
+    Asked to cancel: canceled. Attempts left: retried. Else idempotent: run again, up to `MOST_LOSSES`
+    times. Else failed as interrupted, for a person to decide.
+    """
+    if job.attempt < job.max_attempts:
+        update, verdict = _next_attempt(job), "it will be retried"
+    elif job.idempotent and job.losses < MOST_LOSSES:
+        update = {**_next_attempt(job, seconds=0), "max_attempts": job.attempt + 1}
+        verdict = "it is idempotent and will run again"
+    else:
+        update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
+    error = _error(WORKER_LOST, short(evidence, 2000))
+    with transaction.atomic(using=router.db_for_write(Job)):
+        status = _end_attempt(job, {**update, **error, "losses": F("losses") + 1})
+        if status is None:
+            return False
+        if status == CANCELED:
+            kind, event, verdict = Attempt.Outcome.CANCELED, JobEvent.Kind.CANCELED, "it was to be canceled"
+        else:
+            kind, event = Attempt.Outcome.LOST, JobEvent.Kind.WORKER_LOST
+        worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
+        _store_attempt(job, Outcome(kind, error), worker.name if worker else "")
+        message = f"{error['error_message']} Attempt {job.attempt} was cut; {verdict}."
+        JobEvent.objects.create(job=job, kind=event, attempt=job.attempt, message=message)
+    logger.warning("Job %s: %s", job.pk, message)
+    return True
+
+
+def _error(error_type: str = "", error_message: str = "", traceback: str = "") -> dict[str, str]:
+    return {"error_type": error_type, "error_message": error_message, "traceback": traceback}
+
+
+def _record(job: Job, outcome: Outcome, worker_name: str) -> None:
+    if outcome.kind == Attempt.Outcome.FINISHED:
+        result = {"result": outcome.result, "result_error": outcome.result_error}
+        update: dict[str, Any] = {"status": FINISHED, "finished_at": Now(), **result}
+    elif job.attempt < job.max_attempts:
+        update = _next_attempt(job)
+    else:
+        update = {"status": FAILED, "finished_at": Now()}
+    update |= {**outcome.error, **(outcome.progress or {})}
+    if _end_attempt(job, update):
+        _store_attempt(job, outcome, worker_name)
+    elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
+        _note_late_report(job, outcome, worker_name)
+
+
+def _end_attempt(job: Job, update: dict[str, Any]) -> Status | None:
+    """Write the end of a held attempt and return the status written, None if it is not held any more.
+
+    A job that was asked to cancel gets no further attempt, but what finished stays finished.
+    """
+    held = _claimed(job).started()
+    going_on = held if update["status"] == FINISHED else held.filter(cancel_requested_at__isnull=True)
+    if going_on.update(**update):
+        return Status(update["status"])
+    told = {name: value for name, value in update.items() if name not in _NEXT_ATTEMPT_FIELDS}
+    if held.update(**{**told, "status": CANCELED, "finished_at": Now()}):
+        return CANCELED
+    return None
+
+
+def _is_recorded(job: Job) -> bool:
+    """True if this attempt's report is stored: our own, repeated because its reply was lost."""
+    stored = job.attempts.filter(number=job.attempt, claim_id=job.claim_id)  # type: ignore[misc]
+    return stored.exclude(outcome=Attempt.Outcome.LOST).exists()
+
+
+def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> bool:
+    """Work that was done is not left failed because its worker was taken for lost."""
+    interrupted = _claimed(job).failed().filter(error_type=WORKER_LOST)
+    if outcome.kind != Attempt.Outcome.FINISHED or not interrupted.update(**update):
+        return False
+    job.attempts.filter(number=job.attempt).update(
+        outcome=outcome.kind, log=outcome.log, finished_at=Now(), **outcome.error
+    )
+    return True
+
+
+def _note_late_report(job: Job, outcome: Outcome, worker_name: str) -> None:
+    message = f"{worker_name} reported attempt {job.attempt} as {outcome.kind} after it was taken for lost."
+    logger.warning("Job %s: %s", job.pk, message)
+    if Job.objects.filter(pk=job.pk).exists():
+        kind = JobEvent.Kind.LATE_REPORT
+        JobEvent.objects.create(job=job, kind=kind, attempt=job.attempt, message=message)
+
+
+def _claimed(job: Job) -> JobQuerySet:
+    return Job.objects.filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id)
+
+
+def _store_attempt(job: Job, outcome: Outcome, worker_name: str) -> None:
+    job.attempts.create(
+        number=job.attempt,
+        claim_id=job.claim_id,  # type: ignore[misc] # A claimed job has one.
+        worker_name=worker_name,
+        started_at=job.started_at,
+        outcome=outcome.kind,
+        log=outcome.log,
+        **outcome.error,
+    )
+
+
+def _next_attempt(job: Job, seconds: float | None = None) -> dict[str, Any]:
+    if seconds is None:
+        seconds = interval_seconds(job.retry_intervals, job.attempt)
+    if seconds > 0:
+        waits = {"status": SCHEDULED, "scheduled_for": Now() + timedelta(seconds=seconds)}
+    else:
+        waits = {"status": QUEUED, "scheduled_for": None, "queued_at": Now()}
+    return {
+        **waits,
+        "attempt": job.attempt + 1,
+        "delivery": 0,
+        "delivered_at": None,
+        "delivered_epoch": "",
+        "worker": None,
+        "claim_id": None,
+        "started_at": None,
+    }
+
+
+_NEXT_ATTEMPT_FIELDS = {
+    *("scheduled_for", "queued_at", "attempt", "delivery", "delivered_at", "delivered_epoch"),
+    *("worker", "claim_id", "started_at", "max_attempts", "losses"),
+}

@@ -1,0 +1,102 @@
+"""Heals what faults left behind: attempts of workers that are gone, deliveries that were lost.
+
+Every write is guarded, so any number of copies does no harm. Nothing is declared lost on a timestamp
+alone: a worker's lease must be over by the database's clock, after a lease of unbroken contact with the
+database, since workers cannot renew theirs while it is away.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.db.models import Exists, OuterRef
+from django.db.models.functions import Now
+
+from .conf import settings
+from .engines import Delivery, all_engines
+from .engines.base import BaseEngine
+from .exceptions import EngineUnavailable
+from .models import Job, JobEvent, Worker
+from .models.jobs import NEXT_DELIVERY
+from .outcomes import lose
+
+BATCH = 500
+SETTLED = timedelta(seconds=5)
+"""A delivery younger than this may be on its way from the queue to its claim."""
+FORGET_WORKERS_AFTER = timedelta(days=1)
+
+logger = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Remembers between its passes what it saw missing, and since when the database answers."""
+
+    def __init__(self) -> None:
+        self._contact_since: float | None = None
+        self._suspects: set[str] = set()
+
+    def lost_contact(self) -> None:
+        """Tell that the database did not answer."""
+        self._contact_since = None
+
+    def run_once(self) -> int:
+        """One pass; the number of rows healed."""
+        if self._contact_since is None:
+            self._contact_since = time.monotonic()
+        healed = 0
+        if time.monotonic() - self._contact_since > settings.LEASE_SECONDS:
+            healed += end_lost_attempts()
+            Worker.objects.filter(leased_until__lt=Now() - FORGET_WORKERS_AFTER).delete()
+        return healed + self._redeliver_absent()
+
+    def _redeliver_absent(self) -> int:
+        """Deliver anew what was delivered, is not claimed, and was missing from its queue twice."""
+        absent: dict[str, Delivery] = {}
+        for engine in all_engines():
+            for queue in engine.queue_names():
+                try:
+                    absent |= {delivery.id: delivery for delivery in _absent(engine, queue)}
+                except EngineUnavailable as error:
+                    logger.info("Deliveries on %s not checked: %s", queue, error)
+        confirmed = [absent[delivery_id] for delivery_id in self._suspects & absent.keys()]
+        self._suspects = set(absent) - {delivery.id for delivery in confirmed}
+        return sum(_redeliver(delivery) for delivery in confirmed)
+
+
+def end_lost_attempts() -> int:
+    """End the started attempts whose worker's lease is over; how many."""
+    alive = Worker.objects.alive().filter(pk=OuterRef("worker_id"))
+    lost = Job.objects.started().filter(~Exists(alive)).order_by("id")[:BATCH]
+    return sum(lose(job, _evidence(job)) for job in lost)
+
+
+def _evidence(job: Job) -> str:
+    worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
+    if worker is None:
+        return f"Worker {job.worker_id} is gone."
+    return f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
+
+
+def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:
+    settled = (
+        Job.objects.queued().on_queue(queue).filter(engine=engine.name, delivered_at__lt=Now() - SETTLED)
+    )
+    deliveries = [Delivery.of(job) for job in settled.order_by("delivered_at")[:BATCH]]
+    return engine.absent(queue, deliveries) if deliveries else []
+
+
+def _redeliver(delivery: Delivery) -> bool:
+    awaited = Job.objects.queued().filter(
+        pk=delivery.job_id, attempt=delivery.attempt, delivery=delivery.number
+    )
+    if not awaited.update(**NEXT_DELIVERY):
+        return False
+    JobEvent.objects.create(
+        job_id=delivery.job_id,
+        kind=JobEvent.Kind.REDELIVERED,
+        attempt=delivery.attempt,
+        message=f"Its delivery was gone from queue {delivery.queue} before any worker claimed it.",
+    )
+    logger.warning("Job %s is delivered anew: %s was gone from its queue.", delivery.job_id, delivery.id)
+    return True

@@ -1,0 +1,164 @@
+"""What a running job tells: its progress, written while it runs, and its log, kept for the report.
+
+Progress goes to the database from a thread with its own connection, so that it is seen while the job is
+inside a transaction and never rolled back with it; the newest state wins, at most twice a second.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from django.db import connections
+
+from .models import Job
+from .states import STARTED
+from .values import clean_text, short
+
+FLUSH_INTERVAL_SECONDS = 0.5
+LOG_LIMIT = 64_000  # characters kept of an attempt's log: its end
+
+logger = logging.getLogger(__name__)
+
+_current: ContextVar["Reporter | None"] = ContextVar("django_jobs_reporter", default=None)
+
+
+class Progress:
+    """How a job tells how far it is. Outside a job every call does nothing, so tasks stay plain functions."""
+
+    def declare(self, *stages: str) -> None:
+        """Announce the stages to come, all pending at 0 %. The job's progress is the mean of its stages."""
+        if reporter := _current.get():
+            reporter.declare(stages)
+
+    def update(self, percent: float, *, message: str | None = None, stage: str | None = None) -> None:
+        """Tell that the job, or one stage of it, is `percent` (0 to 100) done; 100 completes the stage.
+
+        Cheap to call often. Raises `ValueError` for a percentage outside 0 to 100.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(f"progress.update({percent!r}): a percentage lies between 0 and 100.")
+        if reporter := _current.get():
+            reporter.update(round(percent), message, stage)
+
+
+progress = Progress()
+
+
+class Reporter:
+    """Gathers what one attempt tells; `fields()` is its state for the row."""
+
+    def __init__(self, job: Job) -> None:
+        self._held = Job.objects.filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id, status=STARTED)
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._percent = 0
+        self._message = ""
+        self._stage = ""
+        self._stages: dict[str, dict[str, Any]] = {}
+        self.log = LogCapture()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Direct `progress` and the process's log records here. One job at a time runs in a process."""
+        token = _current.set(self)
+        logging.getLogger().addHandler(self.log)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(self.log)
+            _current.reset(token)
+            self._close()
+
+    def declare(self, stages: tuple[str, ...]) -> None:
+        with self._lock:
+            for name in stages:
+                self._stages.setdefault(name, {"status": "pending", "progress": 0})
+        self._wake()
+
+    def update(self, percent: int, message: str | None, stage: str | None) -> None:
+        with self._lock:
+            if message is not None:
+                self._message = short(message, 1000)
+            if stage is None:
+                self._percent = percent
+            else:
+                self._stage = short(stage, 100)
+                status = "completed" if percent == 100 else "processing"
+                self._stages[self._stage] = {"status": status, "progress": percent}
+                self._percent = sum(each["progress"] for each in self._stages.values()) // len(self._stages)
+        self._wake()
+
+    def fields(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "progress": self._percent,
+                "progress_message": self._message,
+                "stage": self._stage,
+                "stages": dict(self._stages),
+            }
+
+    def _wake(self) -> None:
+        self._changed.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_loop, name="django-jobs-progress", daemon=True)
+            self._thread.start()
+
+    def _close(self) -> None:
+        self._closing.set()
+        self._changed.set()
+        if self._thread:
+            # A write that hangs must not hold up the report, which carries the same state.
+            self._thread.join(timeout=2)
+
+    def _write_loop(self) -> None:
+        try:
+            while True:
+                self._changed.wait()
+                if self._closing.is_set():
+                    return
+                self._changed.clear()
+                self._write()
+                self._closing.wait(FLUSH_INTERVAL_SECONDS)
+        finally:
+            connections.close_all()
+
+    def _write(self) -> None:
+        try:
+            self._held.update(**self.fields())
+        except Exception:
+            logger.warning("Progress could not be written; trying again.", exc_info=True)
+            self._changed.set()
+            connections.close_all()
+
+
+class LogCapture(logging.Handler):
+    """Keeps the last `LOG_LIMIT` characters of what was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = clean_text(self.format(record), LOG_LIMIT)
+        except Exception:  # noqa: BLE001 - As every handler: a bad record must not break the job.
+            self.handleError(record)
+            return
+        self._lines.append(line)
+        self._size += len(line) + 1
+        while self._size > LOG_LIMIT and len(self._lines) > 1:
+            self._size -= len(self._lines.popleft()) + 1
+            self._dropped += 1
+
+    def text(self) -> str:
+        head = [f"… {self._dropped} earlier records cut …"] if self._dropped else []
+        return "\n".join([*head, *self._lines])

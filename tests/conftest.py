@@ -1,0 +1,189 @@
+"""What the tests stand on: a real Valkey, real workers as processes, rows made as a worker would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from django.conf import settings
+from django.db import connections
+from django.db.models.functions import Now
+from uuid6 import uuid7
+
+from django_jobs import embedded
+from django_jobs.conf import settings as jobs_settings
+from django_jobs.engines.rq.connections import impatient_client
+from django_jobs.models import Job, Worker
+from django_jobs.models.workers import installation_id
+from django_jobs.states import QUEUED, STARTED
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_until(check: Callable[[], Any], timeout_seconds: float = 20) -> Any:
+    """Call `check` until it raises nothing and returns something true; then re-raise its last failure."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            if answer := check():
+                return answer
+            failure: Exception = AssertionError(f"still {answer!r} after {timeout_seconds:g} s")
+        except Exception as error:
+            failure = error
+        if time.monotonic() > deadline:
+            raise failure
+        time.sleep(0.05)
+
+
+def fresh(row: Any) -> Any:
+    """The row as it is in the database now."""
+    return type(row)._base_manager.get(pk=row.pk)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.EmbeddedServer]:
+    directory = tmp_path_factory.mktemp("valkey")
+    yield embedded.start(directory)
+    embedded.stop(directory)
+
+
+@pytest.fixture
+def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
+    """An empty server, and all queues of the project on it."""
+    declared = settings.RQ_QUEUES
+    settings.RQ_QUEUES = {name: {**queue, "URL": valkey_server.url} for name, queue in declared.items()}
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+        yield client
+    settings.RQ_QUEUES = declared
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    """Each test has a database and servers of its own; the process must not remember another's."""
+    from django_jobs import relay
+
+    installation_id.cache_clear()
+    relay._resting_until.clear()
+    yield
+    installation_id.cache_clear()
+
+
+@pytest.fixture
+def job_factory(db: None) -> Callable[..., Job]:
+    """A row as enqueue() writes it, changed as asked; a started one is held by a live worker."""
+
+    def make(**values: Any) -> Job:
+        values.setdefault("task", "tests.tasks.add")
+        values.setdefault("queue", "file_processing")
+        values.setdefault("status", QUEUED)
+        if values["status"] == STARTED:
+            values.setdefault("claim_id", uuid4())
+            values.setdefault("started_at", Now())
+            if "worker" not in values:
+                values["worker"] = make_worker()
+        job = Job.objects.create(**values)
+        job.refresh_from_db()
+        return job
+
+    return make
+
+
+def make_worker(**values: Any) -> Worker:
+    """The row of a worker that lives, unless `leased_until` says otherwise."""
+    values.setdefault("leased_until", Now() + jobs_settings.lease)
+    worker = Worker(id=uuid7(), name="w1", engine="rq", hostname="host", pid=1)
+    for name, value in values.items():
+        setattr(worker, name, value)
+    worker.save(force_insert=True)
+    return worker
+
+
+class WorkerProcess:
+    """`manage.py rqworker` as a process of its own, in a session of its own."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str]) -> None:
+        self.log = Path(environment["PROJECT_DATA"]) / f"worker-{uuid4().hex[:6]}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "rqworker", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def kill(self) -> None:
+        """kill -9 of the worker alone; what it forked has to see to itself."""
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+    def stop(self) -> int:
+        """SIGTERM, as a deploy does; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def end(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+
+@pytest.fixture
+def start_worker(
+    transactional_db: None,
+    valkey: redis.Redis,
+    valkey_server: embedded.EmbeddedServer,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start real workers on this test's database and server; they end with the test."""
+    workers: list[WorkerProcess] = []
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+        "DATABASE_NAME": str(connections["default"].settings_dict["NAME"]),
+        "REDIS_URL": valkey_server.url,
+        "PROJECT_DATA": str(tmp_path),
+    }
+
+    def start(*arguments: str, **more_environment: str) -> WorkerProcess:
+        workers.append(WorkerProcess(*arguments, environment={**environment, **more_environment}))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.end()
+    if request.node.stash.get(_failed, False):
+        for worker in workers:
+            print(f"--- {worker.log.name}\n{worker.log.read_text()}")
+
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.when == "call":
+        item.stash[_failed] = report.failed
+    return report
+
+
+@pytest.fixture
+def queued_ids(valkey: redis.Redis) -> Callable[[str], list[str]]:
+    """The ids of the deliveries that wait in a queue."""
+
+    def ids(queue: str) -> list[str]:
+        return [item.decode() for item in impatient_client(queue).lrange(f"rq:queue:{queue}", 0, -1)]
+
+    return ids
