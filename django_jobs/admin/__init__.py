@@ -1,0 +1,3 @@
+"""The pages of django_jobs in Django's admin. They hold no rules: actions call `control`."""
+
+from . import jobs  # noqa: F401

@@ -1,0 +1,328 @@
+"""Lists and details of jobs and attempts: read-only, with requeue and cancel as actions."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from .. import control
+from ..engines import all_engines
+from ..exceptions import JobsError
+from ..models import Attempt, Job, JobEvent
+
+MOST_COUNTED = 10_000
+NOTHING = "-"
+
+
+class CappedPaginator(Paginator):
+    """Counts no further than `MOST_COUNTED` rows: counting millions for a page number takes seconds."""
+
+    @cached_property
+    def count(self) -> int:
+        return self.object_list[:MOST_COUNTED].count()  # type: ignore[attr-defined,no-any-return]
+
+
+class LookOnly:
+    """Rows that are looked at: not added, edited or deleted."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class QueueFilter(admin.SimpleListFilter):
+    """The declared queues; the distinct ones of all rows would be read from all rows."""
+
+    title = _("queue")
+    parameter_name = "queue"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        names = {name for engine in all_engines() for name in engine.queue_names()}
+        return [(name, name) for name in sorted(names)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(queue=self.value()) if self.value() else queryset
+
+
+class AttemptInline(LookOnly, admin.StackedInline):
+    model = Attempt
+    extra = 0
+    fields = readonly_fields = (
+        *("outcome", "worker_name", "started_at", "finished_at"),
+        *("error", "traceback_text", "log_text"),
+    )
+    ordering = ["-number"]
+    show_change_link = True
+
+    @admin.display(description=_("error"))
+    def error(self, attempt: Attempt) -> str:
+        return _error(attempt)
+
+    @admin.display(description=_("traceback"))
+    def traceback_text(self, attempt: Attempt) -> str:
+        return _preformatted(attempt.traceback)
+
+    @admin.display(description=_("log"))
+    def log_text(self, attempt: Attempt) -> str:
+        return _preformatted(attempt.log)
+
+
+class JobEventInline(LookOnly, admin.TabularInline):
+    model = JobEvent
+    extra = 0
+    fields = readonly_fields = ("at", "kind", "attempt", "by", "message")
+
+
+@admin.register(Job)
+class JobAdmin(LookOnly, admin.ModelAdmin):
+    list_display = [
+        "call_text",
+        "status",
+        "progress_bar",
+        "queue",
+        "attempt_of",
+        "subject",
+        "created_at",
+        "ran",
+    ]
+    list_filter = ["status", QueueFilter, "engine"]
+    list_per_page = 50
+    ordering = ["-id"]
+    sortable_by = ()
+    paginator = CappedPaginator
+    show_full_result_count = False
+    search_fields = ["subject"]  # What is searched is said in get_search_results.
+    search_help_text = _("A job's id, a subject such as file:42, or part of a task's name.")
+    actions = ["requeue", "cancel"]
+    inlines = [AttemptInline, JobEventInline]
+    fieldsets = [
+        (None, {"fields": ["id", "call_code", "status_text", "error", "traceback_text", "result_text"]}),
+        (_("Progress"), {"fields": ["progress_bar", "progress_message", "stages_text"]}),
+        (
+            _("Times"),
+            {
+                "fields": [
+                    *(
+                        "created_at",
+                        "scheduled_for",
+                        "queued_at",
+                        "delivered_at",
+                        "started_at",
+                        "finished_at",
+                    ),
+                    "ran",
+                ]
+            },
+        ),
+        (
+            _("Options"),
+            {
+                "fields": [
+                    *("queue", "engine", "owner", "subject", "tags_text", "meta_text", "timeout_seconds"),
+                    *("idempotent", "attempt_of", "retry_intervals", "losses", "unique_key", "requeued_from"),
+                ]
+            },
+        ),
+    ]
+
+    class Media:
+        css = {"all": ["django_jobs/admin.css"]}
+
+    def has_requeue_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("django_jobs.requeue_job")
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("django_jobs.cancel_job")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Job | None = None) -> list[str]:
+        return [name for _title, options in self.fieldsets for name in options["fields"]]  # type: ignore[misc]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
+    ) -> tuple[QuerySet[Job], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        try:
+            return queryset.filter(pk=UUID(term)), False
+        except ValueError:
+            return queryset.filter(Q(subject=term) | Q(task__icontains=term)), False
+
+    @admin.action(description=_("Requeue selected jobs"), permissions=["requeue"])
+    def requeue(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._steer(request, queryset, lambda job: bool(control.requeue(job, by=request.user)), _requeued)
+
+    @admin.action(description=_("Cancel selected jobs"), permissions=["cancel"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        self._steer(request, queryset, lambda job: control.cancel(job, by=request.user), _canceled)
+
+    def _steer(
+        self,
+        request: HttpRequest,
+        jobs: QuerySet[Job],
+        verb: Callable[[Job], bool],
+        told: Callable[[int], str],
+    ) -> None:
+        done, ended, refused = 0, 0, []
+        for job in jobs:
+            try:
+                if verb(job):
+                    done += 1
+                else:
+                    ended += 1
+            except JobsError as error:
+                refused.append(str(error))
+        self.message_user(request, told(done), messages.SUCCESS if done else messages.WARNING)
+        for reason in refused[:5]:
+            self.message_user(request, reason, messages.WARNING)
+        if len(refused) > 5:
+            self.message_user(request, _("And %d more.") % (len(refused) - 5), messages.WARNING)
+        if ended:
+            self.message_user(request, _("%d had ended already.") % ended, messages.WARNING)
+
+    @admin.display(description=_("call"))
+    def call_text(self, job: Job) -> str:
+        return Truncator(job.call.removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(80)
+
+    @admin.display(description=_("call"))
+    def call_code(self, job: Job) -> str:
+        return format_html("<code>{}</code>", job.call)
+
+    @admin.display(description=_("status"))
+    def status_text(self, job: Job) -> str:
+        if job.is_canceling:
+            return gettext("started, canceling: its worker was asked to stop it")
+        if job.is_interrupted:
+            return gettext("failed: interrupted, its worker was lost")
+        if job.will_retry_at:
+            return gettext("scheduled: will retry at {time:%Y-%m-%d %H:%M:%S %Z}").format(
+                time=job.will_retry_at
+            )
+        return job.get_status_display()
+
+    @admin.display(description=_("progress"))
+    def progress_bar(self, job: Job) -> str:
+        return _bar(job.progress)
+
+    @admin.display(description=_("stages"))
+    def stages_text(self, job: Job) -> SafeString | str:
+        rows = (
+            (name, _bar(stage["progress"]), stage["status"]) for name, stage in sorted(job.stages.items())
+        )
+        items = format_html_join("", "<li>{} {} {}</li>", rows)
+        return format_html('<ul class="jobs-stages">{}</ul>', items) if items else NOTHING
+
+    @admin.display(description=_("attempt"))
+    def attempt_of(self, job: Job) -> str:
+        return gettext("{attempt} of {most}").format(
+            attempt=job.attempt, most=max(job.max_attempts, job.attempt)
+        )
+
+    @admin.display(description=_("ran for"))
+    def ran(self, job: Job) -> str:
+        return NOTHING if job.duration is None else f"{job.duration.total_seconds():.2f} s"
+
+    @admin.display(description=_("error"))
+    def error(self, job: Job) -> str:
+        return _error(job)
+
+    @admin.display(description=_("traceback"))
+    def traceback_text(self, job: Job) -> str:
+        return _preformatted(job.traceback)
+
+    @admin.display(description=_("result"))
+    def result_text(self, job: Job) -> str:
+        return job.result_error or _preformatted(_json(job.result))
+
+    @admin.display(description=_("tags"))
+    def tags_text(self, job: Job) -> str:
+        return ", ".join(job.tags) or NOTHING
+
+    @admin.display(description=_("meta"))
+    def meta_text(self, job: Job) -> str:
+        return _preformatted(_json(job.meta or None))
+
+
+@admin.register(Attempt)
+class AttemptAdmin(LookOnly, admin.ModelAdmin):
+    list_display = ["__str__", "task", "outcome", "worker_name", "started_at", "ran", "error"]
+    list_filter = ["outcome"]
+    list_select_related = ["job"]
+    list_per_page = 50
+    ordering = ["-id"]
+    sortable_by = ()
+    paginator = CappedPaginator
+    show_full_result_count = False
+    fields = readonly_fields = (
+        *("job_link", "number", "outcome", "worker_name", "started_at", "finished_at", "ran"),
+        *("error", "traceback_text", "log_text"),
+    )
+
+    class Media:
+        css = {"all": ["django_jobs/admin.css"]}
+
+    @admin.display(description=_("task"))
+    def task(self, attempt: Attempt) -> str:
+        return attempt.job.task
+
+    @admin.display(description=_("job"))
+    def job_link(self, attempt: Attempt) -> str:
+        page = reverse(f"{self.admin_site.name}:django_jobs_job_change", args=[attempt.job_id])
+        return format_html('<a href="{}">{}</a>', page, attempt.job)
+
+    @admin.display(description=_("ran for"))
+    def ran(self, attempt: Attempt) -> str:
+        return f"{attempt.duration.total_seconds():.2f} s"
+
+    @admin.display(description=_("error"))
+    def error(self, attempt: Attempt) -> str:
+        return _error(attempt)
+
+    @admin.display(description=_("traceback"))
+    def traceback_text(self, attempt: Attempt) -> str:
+        return _preformatted(attempt.traceback)
+
+    @admin.display(description=_("log"))
+    def log_text(self, attempt: Attempt) -> str:
+        return _preformatted(attempt.log)
+
+
+def _requeued(done: int) -> str:
+    return ngettext("%d job requeued.", "%d jobs requeued.", done) % done
+
+
+def _canceled(done: int) -> str:
+    return ngettext("%d job canceled.", "%d jobs canceled.", done) % done
+
+
+def _error(row: Job | Attempt) -> str:
+    return f"{row.error_type}: {row.error_message}" if row.error_type else NOTHING
+
+
+def _bar(percent: int) -> SafeString:
+    return format_html('<progress max="100" value="{0}" aria-label="{0} %">{0} %</progress> {0} %', percent)
+
+
+def _preformatted(text: str) -> SafeString | str:
+    return format_html("<pre>{}</pre>", text) if text else NOTHING
+
+
+def _json(value: Any) -> str:
+    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
