@@ -16,7 +16,8 @@ ERRORS = {
     "E002": "The jobs' database is {vendor}; django_jobs supports PostgreSQL and SQLite.",
     "E003": "USE_TZ is False.",
     "E004": "DJANGO_JOBS has the unknown key {key!r}.",
-    "E005": "DJANGO_JOBS[{key!r}] is {value!r}.",
+    "E005": "DJANGO_JOBS is {value!r}.",
+    "E006": "DJANGO_JOBS[{key!r}] is {value!r}.",
     "W001": "RQ_QUEUES declares no queue.",
 }
 
@@ -44,19 +45,22 @@ def check_database(**kwargs: Any) -> Iterable[CheckMessage]:
 @register()
 def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
     given = settings.given()
+    if not isinstance(given, dict):
+        yield _message("E005", "Give a dictionary of settings.", value=given)
+        given = {}
     for key in given:
         if key not in settings.known_keys():
-            guess = get_close_matches(key, settings.known_keys(), n=1)
+            guess = get_close_matches(str(key), settings.known_keys(), n=1)
             hint = (
                 f'Did you mean "{guess[0]}"?' if guess else f"Known are: {', '.join(settings.known_keys())}."
             )
             yield _message("E004", hint, key=key)
     allowed = given.get("ALLOWED_TASKS", [])
-    if isinstance(allowed, str) or not all(isinstance(path, str) for path in allowed):
-        yield _message("E005", "Give a list of dotted paths.", key="ALLOWED_TASKS", value=allowed)
+    if not isinstance(allowed, list | tuple | set) or not all(isinstance(path, str) for path in allowed):
+        yield _message("E006", "Give a list of dotted paths.", key="ALLOWED_TASKS", value=allowed)
     lease = given.get("LEASE_SECONDS", 15)
-    if isinstance(lease, bool) or not isinstance(lease, int | float) or lease < 1:
-        yield _message("E005", "Give a number of seconds, at least 1.", key="LEASE_SECONDS", value=lease)
+    if isinstance(lease, bool) or not isinstance(lease, int | float) or not 1 <= lease < float("inf"):
+        yield _message("E006", "Give a number of seconds, at least 1.", key="LEASE_SECONDS", value=lease)
     if not getattr(django_settings, "RQ_QUEUES", None):
         yield _message("W001", 'Add one: RQ_QUEUES = {"default": {"URL": "redis://localhost:6379/0"}}.')
 

@@ -29,8 +29,8 @@ class Settings:
     def lease(self) -> timedelta:
         return timedelta(seconds=self.LEASE_SECONDS)
 
-    def given(self) -> dict[str, Any]:
-        """The project's own dictionary, unchecked."""
+    def given(self) -> Any:
+        """What the project wrote, unchecked."""
         return getattr(django_settings, "DJANGO_JOBS", {})
 
     @classmethod
@@ -38,7 +38,8 @@ class Settings:
         return [name for name in vars(cls) if name.isupper()]
 
     def _get(self, key: str, default: Any) -> Any:
-        return self.given().get(key, default)
+        given = self.given()
+        return given.get(key, default) if isinstance(given, dict) else default
 
 
 settings = Settings()

@@ -122,6 +122,7 @@ _CALL = [
     "kwargs",
     "timeout_seconds",
     "idempotent",
+    "max_attempts",
     "retry_intervals",
     "owner",
     "subject",
@@ -132,6 +133,5 @@ _CALL = [
 
 def _copy(job: Job) -> Job:
     copy = Job(**{name: getattr(job, name) for name in _CALL}, requeued_from=job)
-    copy.max_attempts = 1 + max(job.max_attempts - job.attempt, 0)
     copy.save(force_insert=True)
     return copy

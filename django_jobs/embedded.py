@@ -47,6 +47,7 @@ def start(directory: str | os.PathLike[str], *, timeout_seconds: float = 20) -> 
     """
     folder = Path(directory).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")  # Data of one machine, in a folder of the project.
     with _lock(folder):
         if server := find(folder):
             return server

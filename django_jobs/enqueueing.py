@@ -1,7 +1,7 @@
 """The only way in: checks a call and its options, writes the row, has it pushed at commit."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -35,10 +35,11 @@ class Options:
     at: datetime | None = None
     owner: Any = None
     subject: str = ""
-    tags: Sequence[str] = ()
+    tags: Collection[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.delay is not None and self.at is not None:
             raise ValueError("delay= and at= both say when; give one of them.")
         if self.at is not None and timezone.is_naive(self.at):
@@ -50,17 +51,31 @@ class Options:
             raise ValueError(f"delay={self.delay!r} lies in the past; a delay is 0 or more seconds.")
         if self.timeout is not None and _seconds(self.timeout) < 1 and self.timeout != NO_TIMEOUT:
             raise ValueError(f"timeout={self.timeout!r}: at least 1 second, or -1 for no limit.")
-        if self.retry is not None and not isinstance(self.retry, Retry):
-            raise TypeError(
-                f"retry={self.retry!r} is a {type(self.retry).__name__}; give Retry(max=…, interval=…)."
-            )
-        if isinstance(self.tags, str):
-            raise TypeError(f"tags={self.tags!r} is one string; give a list: tags=[{self.tags!r}].")
         if len(self.subject) > 255 or not is_storable(self.subject):
             raise ValueError("subject= has at most 255 characters, none of them NUL.")
         for name, value in (("tags", list(self.tags)), ("meta", dict(self.meta))):
             if problem := json_error(value):
                 raise TypeError(f"{name}= {problem}.")
+
+    def _check_types(self) -> None:
+        for name, kinds, wanted in _KINDS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give {wanted}.")
+
+
+_DURATION = (int, float, timedelta, type(None))
+_KINDS: list[tuple[str, Any, str]] = [
+    ("queue", str, "the name of a queue"),
+    ("engine", str, "the name of an engine"),
+    ("retry", (Retry, type(None)), "Retry(max=…, interval=…)"),
+    ("timeout", _DURATION, "seconds or a timedelta"),
+    ("delay", _DURATION, "seconds or a timedelta"),
+    ("at", (datetime, type(None)), "a datetime"),
+    ("subject", str, 'text such as "file:42"'),
+    ("tags", (list, tuple, set, frozenset), "a list of words"),
+    ("meta", Mapping, "a dict"),
+]
 
 
 def check_option_names(names: Mapping[str, Any]) -> None:
@@ -130,6 +145,10 @@ def _check_arguments(
         bound = inspect.signature(function).bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{path} cannot be called so: {error}") from None
+    except ValueError as error:
+        raise TypeError(
+            f"{path} does not tell its arguments; call it from a function of your own."
+        ) from error
     for name, value in bound.arguments.items():
         if problem := json_error(value):
             raise TypeError(

@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 
 from .conf import settings
 from .models import Job, Worker
+from .processes import identity
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
 
@@ -39,7 +40,12 @@ class LifeSigns:
         on_renewal: Callable[[], None] | None = None,
     ) -> None:
         self.worker = Worker(
-            name=name, engine=engine, queues=list(queues), hostname=socket.gethostname(), pid=os.getpid()
+            name=name,
+            engine=engine,
+            queues=list(queues),
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            process=identity(os.getpid()) or "",
         )
         self.lock = threading.Lock()
         self._on_cancel = on_cancel

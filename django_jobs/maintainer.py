@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 from types import FrameType
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 from django.db.models import Q
 from django.db.models.functions import Now
 from uuid6 import uuid7
@@ -23,7 +23,7 @@ from .processes import die_with_parent
 from .reconciler import Reconciler
 
 TICK_SECONDS = 1
-RECONCILE_EVERY_SECONDS = 5
+RECONCILE_EVERY_SECONDS = 4
 LEASE = timedelta(seconds=5)
 LEASE_NAME = "maintainer"
 
@@ -45,20 +45,22 @@ def run_in_child(parent_pid: int) -> None:
 
 
 def run(stopping: threading.Event) -> None:
-    """Relay every second and reconcile every five while this process holds the lease, until `stopping`."""
+    """Relay every second and reconcile every four while this process holds the lease, until `stopping`."""
     holder = f"{socket.gethostname()}.{os.getpid()}.{uuid7().hex[-8:]}"
     reconciler = Reconciler()
     reconciled_at = float("-inf")
     while True:
         try:
-            if hold_lease(holder):
+            holds = hold_lease(holder)
+            reconciler.note_contact()
+            if holds:
                 while relay.run_once() >= relay.BATCH and not stopping.is_set() and hold_lease(holder):
                     pass
                 if time.monotonic() - reconciled_at >= RECONCILE_EVERY_SECONDS:
                     reconciler.run_once()
                     reconciled_at = time.monotonic()
-        except DatabaseError as error:
-            reconciler.lost_contact()
+        except Error as error:
+            reconciler.note_contact(lost=True)
             connections.close_all()
             logger.warning("The maintainer waits for the database: %s", error)
         except Exception:  # The loop must outlive what one pass stumbles over.
@@ -86,5 +88,5 @@ def release_lease(holder: str) -> None:
     """Let another process take over at once."""
     try:
         Lease.objects.filter(name=LEASE_NAME, holder=holder).delete()
-    except DatabaseError as error:
+    except Error as error:
         logger.info("The maintainer's lease ends by itself: %s", error)

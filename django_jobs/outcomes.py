@@ -131,7 +131,7 @@ def _end_attempt(job: Job, update: dict[str, Any]) -> Status | None:
 def _is_recorded(job: Job) -> bool:
     """True if this attempt's report is stored: our own, repeated because its reply was lost."""
     stored = job.attempts.filter(number=job.attempt, claim_id=job.claim_id)  # type: ignore[misc]
-    return stored.exclude(outcome=Attempt.Outcome.LOST).exists()
+    return stored.filter(outcome__in=[Attempt.Outcome.FINISHED, Attempt.Outcome.FAILED]).exists()
 
 
 def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -22,6 +23,25 @@ def die_with_parent(parent_pid: int) -> None:
         threading.Thread(target=_watch, args=[parent_pid], daemon=True).start()
     if os.getppid() != parent_pid:  # It died before we asked.
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def identity(pid: int) -> str | None:
+    """What tells the process with this pid from every other one that has or had it; None if it has ended.
+
+    Where the system does not tell when a process started, all that is alive under this pid counts as it.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # It lives, as another user's.
+    try:
+        # Fields 3 and 22 of proc_pid_stat(5); field 2 is a name in brackets, which may hold anything.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "unknown"
+    return None if state in "ZX" else fields[18]
 
 
 def _watch(parent_pid: int) -> None:

@@ -6,10 +6,12 @@ database, since workers cannot renew theirs while it is away.
 """
 
 import logging
+import socket
 import time
 from collections.abc import Iterable
 from datetime import timedelta
 
+from django.db import connections, router
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
@@ -20,6 +22,7 @@ from .exceptions import EngineUnavailable
 from .models import Job, JobEvent, Worker
 from .models.jobs import NEXT_DELIVERY
 from .outcomes import lose
+from .processes import identity
 
 BATCH = 500
 SETTLED = timedelta(seconds=5)
@@ -36,16 +39,18 @@ class Reconciler:
         self._contact_since: float | None = None
         self._suspects: set[str] = set()
 
-    def lost_contact(self) -> None:
-        """Tell that the database did not answer."""
-        self._contact_since = None
+    def note_contact(self, *, lost: bool = False) -> None:
+        """Tell that the database answered, or that it did not. Standbys tell it too."""
+        if lost:
+            self._contact_since = None
+        elif self._contact_since is None:
+            self._contact_since = time.monotonic()
 
     def run_once(self) -> int:
         """One pass; the number of rows healed."""
-        if self._contact_since is None:
-            self._contact_since = time.monotonic()
+        self.note_contact()
         healed = 0
-        if time.monotonic() - self._contact_since > settings.LEASE_SECONDS:
+        if time.monotonic() - (self._contact_since or 0) > settings.LEASE_SECONDS:
             healed += end_lost_attempts()
             Worker.objects.filter(leased_until__lt=Now() - FORGET_WORKERS_AFTER).delete()
         return healed + self._redeliver_absent()
@@ -67,15 +72,26 @@ class Reconciler:
 def end_lost_attempts() -> int:
     """End the started attempts whose worker's lease is over; how many."""
     alive = Worker.objects.alive().filter(pk=OuterRef("worker_id"))
-    lost = Job.objects.started().filter(~Exists(alive)).order_by("id")[:BATCH]
-    return sum(lose(job, _evidence(job)) for job in lost)
+    silent = Job.objects.started().filter(~Exists(alive)).order_by("id")[:BATCH]
+    ended = 0
+    for job in silent:
+        worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
+        if worker is None:
+            ended += lose(job, f"Worker {job.worker_id} is gone.")
+        elif not _runs_here(worker):
+            ended += lose(
+                job, f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
+            )
+    return ended
 
 
-def _evidence(job: Job) -> str:
-    worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
-    if worker is None:
-        return f"Worker {job.worker_id} is gone."
-    return f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
+def _runs_here(worker: Worker) -> bool:
+    """True for a process of this machine that lives but could not write to SQLite, which was locked."""
+    return (
+        connections[router.db_for_write(Job)].vendor == "sqlite"
+        and worker.hostname == socket.gethostname()
+        and identity(worker.pid) == worker.process
+    )
 
 
 def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:

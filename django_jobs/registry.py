@@ -84,6 +84,6 @@ def load(path: str) -> Callable[..., Any]:
 
 
 def _allowed_prefixes() -> list[str]:
-    own = [django_settings.ROOT_URLCONF, getattr(django_settings, "SETTINGS_MODULE", "")]
+    own = [getattr(django_settings, name, "") for name in ("ROOT_URLCONF", "SETTINGS_MODULE")]
     packages = [module.partition(".")[0] for module in own if module and "." in module]
     return [*settings.ALLOWED_TASKS, *packages, *(app.name for app in apps.get_app_configs())]

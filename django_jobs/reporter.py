@@ -20,6 +20,7 @@ from .values import clean_text, short
 
 FLUSH_INTERVAL_SECONDS = 0.5
 LOG_LIMIT = 64_000  # characters kept of an attempt's log: its end
+STAGE_LIMIT = 100  # characters of a stage's name
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Progress:
         if not 0 <= percent <= 100:
             raise ValueError(f"progress.update({percent!r}): a percentage lies between 0 and 100.")
         if reporter := _current.get():
-            reporter.update(round(percent), message, stage)
+            reporter.update(int(percent), message, stage)
 
 
 progress = Progress()
@@ -78,7 +79,7 @@ class Reporter:
     def declare(self, stages: tuple[str, ...]) -> None:
         with self._lock:
             for name in stages:
-                self._stages.setdefault(name, {"status": "pending", "progress": 0})
+                self._stages.setdefault(short(name, STAGE_LIMIT), {"status": "pending", "progress": 0})
         self._wake()
 
     def update(self, percent: int, message: str | None, stage: str | None) -> None:
@@ -88,7 +89,7 @@ class Reporter:
             if stage is None:
                 self._percent = percent
             else:
-                self._stage = short(stage, 100)
+                self._stage = short(stage, STAGE_LIMIT)
                 status = "completed" if percent == 100 else "processing"
                 self._stages[self._stage] = {"status": status, "progress": percent}
                 self._percent = sum(each["progress"] for each in self._stages.values()) // len(self._stages)
@@ -160,5 +161,9 @@ class LogCapture(logging.Handler):
             self._dropped += 1
 
     def text(self) -> str:
-        head = [f"… {self._dropped} earlier records cut …"] if self._dropped else []
-        return "\n".join([*head, *self._lines])
+        self.acquire()  # A thread that the job left behind may still log.
+        try:
+            head = [f"… {self._dropped} earlier records cut …"] if self._dropped else []
+            return "\n".join([*head, *self._lines])
+        finally:
+            self.release()

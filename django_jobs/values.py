@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 _SCALARS = (str, int, float, bool, type(None))
+_LARGEST_NUMBER_BITS = 13_000  # Python turns no number of more than 4,300 digits into text.
 
 
 def json_error(value: object, path: str = "") -> str | None:
@@ -16,6 +17,8 @@ def json_error(value: object, path: str = "") -> str | None:
     if type(value) in _SCALARS:
         if isinstance(value, float) and not math.isfinite(value):
             return f"{where}{value!r}, which is not JSON"
+        if type(value) is int and value.bit_length() > _LARGEST_NUMBER_BITS:
+            return f"{where}a number of more than 4,000 digits, which is not JSON"
         if isinstance(value, str) and not is_storable(value):
             return f"{where}text with a NUL character or half a surrogate pair, which PostgreSQL refuses"
         return None

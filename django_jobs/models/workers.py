@@ -31,6 +31,9 @@ class Worker(models.Model):
     engine = models.CharField(max_length=32)
     hostname = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
+    process = models.CharField(
+        max_length=50, default="", blank=True, help_text=_("Tells processes of one pid apart.")
+    )
     queues = models.JSONField(default=list)
     state = models.CharField(max_length=10, choices=State.choices, default=State.IDLE)
     started_at = models.DateTimeField(db_default=Now())

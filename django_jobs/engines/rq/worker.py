@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 from django_rq.jobs import get_job_class
 from django_rq.queues import get_queues
 from django_rq.workers import get_exception_handlers
@@ -50,6 +50,7 @@ class JobsWorker(RQWorker):
     """
 
     run_maintainer: Callable[[int], None] | None = None
+    log_result_lifespan = False  # The result is in the row; RQ's copy says nothing.
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -140,7 +141,7 @@ class JobsWorker(RQWorker):
         with self._signs.lock:
             try:
                 self._end_orphans()
-            except DatabaseError as error:
+            except Error as error:
                 logger.warning("Worker %s: the next renewal ends what its child left: %s", self.name, error)
             finally:
                 connections.close_all()
@@ -150,7 +151,7 @@ class JobsWorker(RQWorker):
             try:
                 self._signs.start()
                 return
-            except DatabaseError as error:
+            except Error as error:
                 logger.warning("Worker %s waits for the database: %s", self.name, error)
                 time.sleep(2)
             finally:
@@ -254,5 +255,5 @@ def _how_it_ended(status: int, usage: Any) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         memory = f", having used up to {usage.ru_maxrss // 1024} MB of memory" if usage else ""
-        return f"its process was ended by signal {number} ({signal.Signals(number).name}){memory}"
+        return f"its process was ended by signal {number} ({signal.strsignal(number)}){memory}"
     return f"its process ended with exit code {os.waitstatus_to_exitcode(status)}"

@@ -35,7 +35,7 @@ class Command(BaseCommand):
         for job in failed.iterator(chunk_size=500):
             control.requeue(job)
             done += 1
-        self.stdout.write(f"{done} failed jobs requeued.")
+        self._tell(done)
 
     def _requeue_ids(self, ids: list[str]) -> None:
         problems = []
@@ -47,9 +47,12 @@ class Command(BaseCommand):
                 control.requeue(job)
             except JobsError as error:
                 problems.append(str(error))
-        self.stdout.write(f"{len(ids) - len(problems)} failed jobs requeued.")
+        self._tell(len(ids) - len(problems))
         if problems:
             raise CommandError("\n".join(problems))
+
+    def _tell(self, done: int) -> None:
+        self.stdout.write(f"{done} failed {'job' if done == 1 else 'jobs'} requeued.")
 
 
 def _check_queue(name: str) -> None:
