@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import redis
@@ -18,11 +18,12 @@ from django.db import connections
 from django.db.models.functions import Now
 from uuid6 import uuid7
 
-from django_jobs import embedded
+from django_jobs import embedded, executor, registry, relay
 from django_jobs.conf import settings as jobs_settings
 from django_jobs.engines.rq.connections import impatient_client
 from django_jobs.models import Job, Worker
 from django_jobs.models.workers import installation_id
+from django_jobs.outcomes import report
 from django_jobs.states import QUEUED, STARTED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,12 +70,13 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     """Each test has a database and servers of its own; the process must not remember another's."""
-    from django_jobs import relay
-
+    declared = dict(registry._declared)
     installation_id.cache_clear()
     relay._resting_until.clear()
     yield
     installation_id.cache_clear()
+    registry._declared.clear()
+    registry._declared.update(declared)
 
 
 @pytest.fixture
@@ -105,6 +107,26 @@ def make_worker(**values: Any) -> Worker:
         setattr(worker, name, value)
     worker.save(force_insert=True)
     return worker
+
+
+def claim(job: Job, *, worker: Worker | None = None, claim_id: UUID | None = None) -> Job | None:
+    """What a worker does first with the delivery this job awaits: the started job, None if not to be had."""
+    worker = worker or make_worker()
+    return executor.claim(job.pk, job.attempt, worker=worker, claim_id=claim_id or uuid4())
+
+
+def execute(job: Job, *, worker: Worker | None = None) -> Job:
+    """Claim, run and report the attempt this job awaits, as a worker does; the job as it is then."""
+    worker = worker or make_worker()
+    started = claim(job, worker=worker)
+    assert started, f"job {job.pk} could not be claimed"
+    outcome, _ = executor.run(started, no_time_limit)
+    report(started, outcome, worker_name=worker.name)
+    return fresh(job)
+
+
+def no_time_limit(seconds: int | None) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class WorkerProcess:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from django_jobs import Retry, progress, task
 
@@ -18,6 +19,11 @@ def undeclared(number: int) -> int:
 @task(queue="file_processing")
 def add(left: int, right: int = 0) -> int:
     return left + right
+
+
+@task(queue="file_processing")
+def echo(*args: Any, **kwargs: Any) -> list[Any]:
+    return [args, kwargs]
 
 
 @task(queue="file_processing")

@@ -1,7 +1,6 @@
 import re
 
 import pytest
-from django.contrib.auth import get_user_model
 from django.urls import reverse
 
 from django_jobs.models import Job
@@ -97,6 +96,16 @@ def test_a_document_shows_the_stages_of_its_jobs_together(client, document):
     assert re.search(r"storage</label>.*?value=\"40\".*?processing, 40 %", html, re.DOTALL)
 
 
+def test_a_document_links_to_its_jobs_in_the_admin(admin_client, document):
+    html = page(admin_client, f"/documents/{document.pk}/")
+    [link] = re.findall(r'href="(/admin/django_jobs/job/[^"]*)"', html)
+
+    tasks.process_vectorization_only_task.using(subject=f"{document.subject}0").enqueue(document.pk)
+    response = admin_client.get(link)
+
+    assert [job.subject for job in response.context["cl"].result_list] == [document.subject]
+
+
 def test_a_document_without_jobs_says_so(client):
     document = Document.objects.create(name="rq", text="RQ requires Redis.")
 
@@ -126,13 +135,12 @@ def test_pages_need_neither_inline_style_nor_script(client, document):
 
 
 @pytest.mark.parametrize("model", ["document", "chunk", "triple"])
-def test_the_admin_lists_searches_and_shows_the_rows_but_no_raw_vectors(client, document, model):
-    client.force_login(get_user_model().objects.create_superuser("admin"))
+def test_the_admin_lists_searches_and_shows_the_rows_but_no_raw_vectors(admin_client, document, model):
     chunk = document.chunks.get()
     row = {"document": document, "chunk": chunk, "triple": chunk.triples.get()}[model]
 
-    changelist = page(client, reverse(f"admin:documents_{model}_changelist"), q="r")
-    form = page(client, reverse(f"admin:documents_{model}_change", args=[row.pk]))
+    changelist = page(admin_client, reverse(f"admin:documents_{model}_changelist"), q="r")
+    form = page(admin_client, reverse(f"admin:documents_{model}_change", args=[row.pk]))
 
     assert f"1 {model}" in changelist
     assert "vector" not in form
