@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .exceptions import EmbeddedServerError
+from .processes import identity
 
 # A socket's path has at most 104 bytes on macOS and 108 on Linux, its end mark included.
 _LONGEST_SOCKET_PATH = 100
@@ -81,7 +82,7 @@ def stop(directory: str | os.PathLike[str], *, timeout_seconds: float = 10) -> b
     with _client(directory) as client:
         client.shutdown()
     deadline = time.monotonic() + timeout_seconds
-    while _runs(server.pid):
+    while identity(server.pid):
         if time.monotonic() > deadline:
             raise EmbeddedServerError(
                 f"The embedded Valkey in {server.directory} (pid {server.pid}) did not stop within "
@@ -146,14 +147,6 @@ def _lock(folder: Path) -> Iterator[None]:
     with (folder / "start.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _log_end(folder: Path) -> str:

@@ -86,6 +86,7 @@ class AttemptInline(LookOnly, admin.StackedInline):
 
 class JobEventInline(LookOnly, admin.TabularInline):
     model = JobEvent
+    verbose_name_plural = _("events")
     extra = 0
     fields = readonly_fields = ("at", "kind", "attempt", "by", "message")
 
@@ -317,7 +318,11 @@ def _error(row: Job | Attempt) -> str:
 
 
 def _bar(percent: int) -> SafeString:
-    return format_html('<progress max="100" value="{0}" aria-label="{0} %">{0} %</progress> {0} %', percent)
+    return format_html(
+        '<span class="jobs-progress"><progress max="100" value="{0}" aria-label="{0} %"></progress>'
+        " {0} %</span>",
+        percent,
+    )
 
 
 def _preformatted(text: str) -> SafeString | str:
