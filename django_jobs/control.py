@@ -14,17 +14,13 @@ from django.db.models.functions import Now
 
 from . import relay
 from .engines import Delivery, get_engine
-from .exceptions import EngineUnavailable, JobsError
+from .exceptions import EngineUnavailable, NotRequeueable
 from .models import Job, JobEvent
 from .states import CANCELED, FAILED, FINISHED, QUEUED, STARTED, sources
 
 logger = logging.getLogger(__name__)
 
 _WAITING = [status for status in sources(CANCELED) if status != STARTED]
-
-
-class NotRequeueable(JobsError):
-    """Raised when a job is asked to run again that has not ended."""
 
 
 def cancel(job: Job, by: Any = None) -> bool:

@@ -25,6 +25,10 @@ class JobDoesNotExist(JobsError):
     """Raised when no job has the given id."""
 
 
+class NotRequeueable(JobsError):
+    """Raised when a job is asked to run again that has not ended."""
+
+
 class WaitTimeout(JobsError, TimeoutError):
     """Raised when a job has not ended in the time its caller was willing to wait."""
 
@@ -35,7 +39,3 @@ class EngineUnavailable(JobsError):
 
 class EmbeddedServerError(JobsError):
     """Raised when the embedded server cannot be started or found."""
-
-
-class WorkerLost(JobsError):
-    """Never raised: the error type of a job whose worker died while it ran."""

@@ -52,7 +52,6 @@ class BaseEngine(ABC):
     """One engine. Calls that reach a server take at most a second and raise `EngineUnavailable`."""
 
     name: str
-    supports_stop = False
 
     @abstractmethod
     def servers(self) -> Mapping[str, Sequence[str]]:

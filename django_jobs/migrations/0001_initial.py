@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
                 (
                     "namespace",
                     models.CharField(
-                        blank=True, default="", help_text="Prefix of its keys in Redis.", max_length=255
+                        blank=True, default="", help_text="What its keys in Redis begin with.", max_length=255
                     ),
                 ),
             ],

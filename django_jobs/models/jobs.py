@@ -31,6 +31,7 @@ from ..states import (
 )
 
 WORKER_LOST = "WorkerLost"
+"""The error type of a job whose worker died while it ran."""
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -60,9 +61,6 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def on_queue(self, *names: str) -> Self:
         return self.filter(queue__in=names)
-
-    def of_task(self, path: str) -> Self:
-        return self.filter(task=path)
 
     def for_subject(self, subject: str) -> Self:
         """The jobs about `subject`, for example "file:42", oldest first."""

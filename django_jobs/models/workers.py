@@ -70,7 +70,7 @@ class Installation(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     singleton = models.BooleanField(default=True, unique=True, editable=False)
     namespace = models.CharField(
-        max_length=255, default="", blank=True, help_text=_("Prefix of its keys in Redis.")
+        max_length=255, default="", blank=True, help_text=_("What its keys in Redis begin with.")
     )
 
     def __str__(self) -> str:

@@ -26,7 +26,6 @@ KEPT_AFTER_RUN_SECONDS = 600
 
 class RQEngine(BaseEngine):
     name = "rq"
-    supports_stop = True
 
     def servers(self) -> Mapping[str, Sequence[str]]:
         grouped: dict[str, list[str]] = {}

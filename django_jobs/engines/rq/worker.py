@@ -17,11 +17,13 @@ from django_rq.queues import get_queues
 from django_rq.workers import get_exception_handlers
 from redis import RedisError
 from rq import Worker as RQWorker
+from rq.defaults import RQ_KEY_PREFIX
 from rq.serializers import JSONSerializer
 
 from ...exceptions import UnknownQueue
 from ...lifesigns import LifeSigns
-from ...models import Job, Worker
+from ...models import Installation, Job, Worker
+from ...models.workers import installation_id
 from ...outcomes import lose
 from ...processes import die_with_parent
 from ..base import parse_delivery_id
@@ -150,12 +152,24 @@ class JobsWorker(RQWorker):
         while True:
             try:
                 self._signs.start()
+                self._note_namespace()
                 return
             except Error as error:
                 logger.warning("Worker %s waits for the database: %s", self.name, error)
                 time.sleep(2)
             finally:
                 connections.close_all()
+
+    def _note_namespace(self) -> None:
+        """Record how this installation's keys begin; web and workers must agree on it."""
+        installation = Installation.objects.get(pk=installation_id())
+        if installation.namespace not in ("", RQ_KEY_PREFIX):
+            logger.warning(
+                'Keys in Redis began with "%s", now with "%s": is RQ_KEY_PREFIX the same for all processes?',
+                installation.namespace,
+                RQ_KEY_PREFIX,
+            )
+        Installation.objects.filter(pk=installation.pk).update(namespace=RQ_KEY_PREFIX)
 
     def _start_maintainer(self) -> None:
         if self.run_maintainer is None:
