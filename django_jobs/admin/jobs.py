@@ -1,16 +1,12 @@
-"""Lists and details of jobs and attempts: read-only, with requeue and cancel as actions."""
+"""Jobs: their list, their page, and what can be done with them."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
@@ -21,30 +17,7 @@ from .. import control
 from ..engines import all_engines
 from ..exceptions import JobsError
 from ..models import Attempt, Job, JobEvent
-
-MOST_COUNTED = 10_000
-NOTHING = "-"
-
-
-class CappedPaginator(Paginator):
-    """Counts no further than `MOST_COUNTED` rows: counting millions for a page number takes seconds."""
-
-    @cached_property
-    def count(self) -> int:
-        return self.object_list[:MOST_COUNTED].count()  # type: ignore[attr-defined,no-any-return]
-
-
-class LookOnly:
-    """Rows that are looked at: not added, edited or deleted."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from .base import NOTHING, CappedPaginator, LookOnly, bar, error_text, preformatted, pretty_json
 
 
 class QueueFilter(admin.SimpleListFilter):
@@ -73,15 +46,15 @@ class AttemptInline(LookOnly, admin.StackedInline):
 
     @admin.display(description=_("error"))
     def error(self, attempt: Attempt) -> str:
-        return _error(attempt)
+        return error_text(attempt)
 
     @admin.display(description=_("traceback"))
     def traceback_text(self, attempt: Attempt) -> str:
-        return _preformatted(attempt.traceback)
+        return preformatted(attempt.traceback)
 
     @admin.display(description=_("log"))
     def log_text(self, attempt: Attempt) -> str:
-        return _preformatted(attempt.log)
+        return preformatted(attempt.log)
 
 
 class JobEventInline(LookOnly, admin.TabularInline):
@@ -220,13 +193,11 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
 
     @admin.display(description=_("progress"))
     def progress_bar(self, job: Job) -> str:
-        return _bar(job.progress)
+        return bar(job.progress)
 
     @admin.display(description=_("stages"))
     def stages_text(self, job: Job) -> SafeString | str:
-        rows = (
-            (name, _bar(stage["progress"]), stage["status"]) for name, stage in sorted(job.stages.items())
-        )
+        rows = ((name, bar(stage["progress"]), stage["status"]) for name, stage in sorted(job.stages.items()))
         items = format_html_join("", "<li>{} {} {}</li>", rows)
         return format_html('<ul class="jobs-stages">{}</ul>', items) if items else NOTHING
 
@@ -242,15 +213,15 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
 
     @admin.display(description=_("error"))
     def error(self, job: Job) -> str:
-        return _error(job)
+        return error_text(job)
 
     @admin.display(description=_("traceback"))
     def traceback_text(self, job: Job) -> str:
-        return _preformatted(job.traceback)
+        return preformatted(job.traceback)
 
     @admin.display(description=_("result"))
     def result_text(self, job: Job) -> str:
-        return job.result_error or _preformatted(_json(job.result))
+        return job.result_error or preformatted(pretty_json(job.result))
 
     @admin.display(description=_("tags"))
     def tags_text(self, job: Job) -> str:
@@ -258,51 +229,7 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
 
     @admin.display(description=_("meta"))
     def meta_text(self, job: Job) -> str:
-        return _preformatted(_json(job.meta or None))
-
-
-@admin.register(Attempt)
-class AttemptAdmin(LookOnly, admin.ModelAdmin):
-    list_display = ["__str__", "task", "outcome", "worker_name", "started_at", "ran", "error"]
-    list_filter = ["outcome"]
-    list_select_related = ["job"]
-    list_per_page = 50
-    ordering = ["-id"]
-    sortable_by = ()
-    paginator = CappedPaginator
-    show_full_result_count = False
-    fields = readonly_fields = (
-        *("job_link", "number", "outcome", "worker_name", "started_at", "finished_at", "ran"),
-        *("error", "traceback_text", "log_text"),
-    )
-
-    class Media:
-        css = {"all": ["django_jobs/admin.css"]}
-
-    @admin.display(description=_("task"))
-    def task(self, attempt: Attempt) -> str:
-        return attempt.job.task
-
-    @admin.display(description=_("job"))
-    def job_link(self, attempt: Attempt) -> str:
-        page = reverse(f"{self.admin_site.name}:django_jobs_job_change", args=[attempt.job_id])
-        return format_html('<a href="{}">{}</a>', page, attempt.job)
-
-    @admin.display(description=_("ran for"))
-    def ran(self, attempt: Attempt) -> str:
-        return f"{attempt.duration.total_seconds():.2f} s"
-
-    @admin.display(description=_("error"))
-    def error(self, attempt: Attempt) -> str:
-        return _error(attempt)
-
-    @admin.display(description=_("traceback"))
-    def traceback_text(self, attempt: Attempt) -> str:
-        return _preformatted(attempt.traceback)
-
-    @admin.display(description=_("log"))
-    def log_text(self, attempt: Attempt) -> str:
-        return _preformatted(attempt.log)
+        return preformatted(pretty_json(job.meta or None))
 
 
 def _requeued(done: int) -> str:
@@ -311,23 +238,3 @@ def _requeued(done: int) -> str:
 
 def _canceled(done: int) -> str:
     return ngettext("%d job canceled.", "%d jobs canceled.", done) % done
-
-
-def _error(row: Job | Attempt) -> str:
-    return f"{row.error_type}: {row.error_message}" if row.error_type else NOTHING
-
-
-def _bar(percent: int) -> SafeString:
-    return format_html(
-        '<span class="jobs-progress"><progress max="100" value="{0}" aria-label="{0} %"></progress>'
-        " {0} %</span>",
-        percent,
-    )
-
-
-def _preformatted(text: str) -> SafeString | str:
-    return format_html("<pre>{}</pre>", text) if text else NOTHING
-
-
-def _json(value: Any) -> str:
-    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,53 @@
+"""Attempts: their list and their page."""
+
+from django.contrib import admin
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+
+from ..models import Attempt
+from .base import CappedPaginator, LookOnly, error_text, preformatted
+
+
+@admin.register(Attempt)
+class AttemptAdmin(LookOnly, admin.ModelAdmin):
+    list_display = ["__str__", "task", "outcome", "worker_name", "started_at", "ran", "error"]
+    list_filter = ["outcome"]
+    list_select_related = ["job"]
+    list_per_page = 50
+    ordering = ["-id"]
+    sortable_by = ()
+    paginator = CappedPaginator
+    show_full_result_count = False
+    fields = readonly_fields = (
+        *("job_link", "number", "outcome", "worker_name", "started_at", "finished_at", "ran"),
+        *("error", "traceback_text", "log_text"),
+    )
+
+    class Media:
+        css = {"all": ["django_jobs/admin.css"]}
+
+    @admin.display(description=_("task"))
+    def task(self, attempt: Attempt) -> str:
+        return attempt.job.task
+
+    @admin.display(description=_("job"))
+    def job_link(self, attempt: Attempt) -> str:
+        page = reverse(f"{self.admin_site.name}:django_jobs_job_change", args=[attempt.job_id])
+        return format_html('<a href="{}">{}</a>', page, attempt.job)
+
+    @admin.display(description=_("ran for"))
+    def ran(self, attempt: Attempt) -> str:
+        return f"{attempt.duration.total_seconds():.2f} s"
+
+    @admin.display(description=_("error"))
+    def error(self, attempt: Attempt) -> str:
+        return error_text(attempt)
+
+    @admin.display(description=_("traceback"))
+    def traceback_text(self, attempt: Attempt) -> str:
+        return preformatted(attempt.traceback)
+
+    @admin.display(description=_("log"))
+    def log_text(self, attempt: Attempt) -> str:
+        return preformatted(attempt.log)

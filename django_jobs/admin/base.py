@@ -1,0 +1,56 @@
+"""What the pages share: rows that are only looked at, counts that end, and how values are shown."""
+
+import json
+from typing import Any
+
+from django.core.paginator import Paginator
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from ..models import Attempt, Job
+
+MOST_COUNTED = 10_000
+NOTHING = "-"
+
+
+class CappedPaginator(Paginator):
+    """Counts no further than `MOST_COUNTED` rows: counting millions for a page number takes seconds."""
+
+    @cached_property
+    def count(self) -> int:
+        return self.object_list[:MOST_COUNTED].count()  # type: ignore[attr-defined,no-any-return]
+
+
+class LookOnly:
+    """Rows that are looked at: not added, edited or deleted."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def error_text(row: Job | Attempt) -> str:
+    return f"{row.error_type}: {row.error_message}" if row.error_type else NOTHING
+
+
+def bar(percent: int) -> SafeString:
+    return format_html(
+        '<span class="jobs-progress"><progress max="100" value="{0}" aria-label="{0} %"></progress>'
+        " {0} %</span>",
+        percent,
+    )
+
+
+def preformatted(text: str) -> SafeString | str:
+    return format_html("<pre>{}</pre>", text) if text else NOTHING
+
+
+def pretty_json(value: Any) -> str:
+    return "" if value is None else json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
