@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .enqueueing import enqueue as enqueue
     from .executor import current_job as current_job
     from .models import get_job as get_job
     from .reporter import progress as progress
     from .retries import Retry as Retry
+    from .tasks import enqueue as enqueue
     from .tasks import task as task
 
 __version__ = "0.1.0.dev0"
@@ -17,7 +17,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "Retry": "retries",
     "current_job": "executor",
-    "enqueue": "enqueueing",
+    "enqueue": "tasks",
     "get_job": "models",
     "progress": "reporter",
     "task": "tasks",

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
 from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models.functions import Greatest, Now
 
 from . import relay
 from .engines import Delivery, get_engine
@@ -57,7 +57,7 @@ def requeue(job: Job, by: Any = None) -> Job:
         reopened = Job.objects.filter(pk=job.pk, status__in=[FAILED, CANCELED]).update(
             status=QUEUED,
             attempt=F("attempt") + 1,
-            max_attempts=F("attempt") + 1,
+            max_attempts=Greatest(F("max_attempts"), F("attempt") + 1),
             **_FRESH,
         )
         job.refresh_from_db()
@@ -108,6 +108,7 @@ _FRESH: dict[str, Any] = {
     "progress_message": "",
     "stage": "",
     "stages": {},
+    "stage_names": [],
 }
 
 _CALL = [

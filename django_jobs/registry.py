@@ -6,6 +6,7 @@ Allowed are every `@task`; other functions only from installed apps, the project
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,18 @@ def path_of(function: Callable[..., Any]) -> str:
     else:
         return f"{module}.{name}"
     raise TypeError(f"{problem}; define it with def at the top level of a module.")
+
+
+def check_importable(path: str) -> None:
+    """Raise `TypeError` unless a worker will find something at `path`, as far as this process can tell."""
+    module, _, name = path.rpartition(".")
+    if not hasattr(sys.modules.get(module), name):
+        raise TypeError(
+            f"There is no {name} in the module {module}, so no worker can import it; "
+            "define it at the top level of a module of the project."
+        )
+    if len(path) > 255:
+        raise TypeError(f"The path {path} has {len(path)} characters; at most 255 are stored.")
 
 
 def check_allowed(path: str) -> None:

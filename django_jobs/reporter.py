@@ -38,10 +38,10 @@ class Progress:
     def update(self, percent: float, *, message: str | None = None, stage: str | None = None) -> None:
         """Tell that the job, or one stage of it, is `percent` (0 to 100) done; 100 completes the stage.
 
-        Cheap to call often. Raises `ValueError` for a percentage outside 0 to 100.
+        Cheap to call often. Raises `ValueError` for anything but a number from 0 to 100.
         """
-        if not 0 <= percent <= 100:
-            raise ValueError(f"progress.update({percent!r}): a percentage lies between 0 and 100.")
+        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
+            raise ValueError(f"progress.update({percent!r}): give a percentage, a number from 0 to 100.")
         if reporter := _current.get():
             reporter.update(int(percent), message, stage)
 
@@ -102,6 +102,7 @@ class Reporter:
                 "progress_message": self._message,
                 "stage": self._stage,
                 "stages": dict(self._stages),
+                "stage_names": list(self._stages),
             }
 
     def _wake(self) -> None:

@@ -14,7 +14,7 @@ _NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%%Y-%%m-%%d %%H:
 
 _CLAIM = """
 UPDATE {job} SET status = '{started}', worker_id = %s, claim_id = %s, started_at = {now},
-       progress = 0, progress_message = '', stage = '', stages = '{{}}'
+       progress = 0, progress_message = '', stage = '', stages = '{{}}', stage_names = '[]'
 WHERE id IN (
     SELECT id FROM {job}
     WHERE (id, attempt) IN (VALUES {wanted}) AND status = '{queued}'

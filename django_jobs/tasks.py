@@ -7,8 +7,9 @@ from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from . import registry
-from .enqueueing import Options, check_option_names, enqueue_call
+from .enqueueing import enqueue_call
 from .models import Job
+from .options import Options, check_option_names
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +58,20 @@ def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return lambda decorated: _declare(decorated, defaults)
     return _declare(function, defaults)
+
+
+def enqueue(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+    """Enqueue a call of `function`, of a task with the task's options, else on the queue "default".
+
+    All further arguments are the function's own; options are given with `task(function).using(…)`.
+    Raises `TaskNotAllowed` for a function that is no task and belongs neither to an installed app nor
+    to the project.
+    """
+    if isinstance(function, Task):
+        return function.enqueue(*args, **kwargs)
+    path = registry.path_of(function)
+    registry.check_allowed(path)
+    return enqueue_call(function, path, args, kwargs, Options())
 
 
 def _declare(function: Callable[P, R], options: Options) -> Task[P, R]:

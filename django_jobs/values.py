@@ -11,7 +11,7 @@ def json_error(value: object, path: str = "") -> str | None:
     """Why `value` would not come back from a JSON column as it was, or None when it would.
 
     Tuples are let through and come back as lists. The answer reads on from a subject:
-    "is a set, which is not JSON".
+    "is a value of type set, which is not JSON".
     """
     where = f"contains at {path} " if path else "is "
     if type(value) in _SCALARS:
@@ -30,7 +30,7 @@ def json_error(value: object, path: str = "") -> str | None:
                 return f"{where}a dict with the key {key!r}; JSON has only text as keys"
         items = ((f"{path}[{key!r}]", item) for key, item in value.items())
     else:
-        return f"{where}a {type(value).__name__}, which is not JSON"
+        return f"{where}a value of type {type(value).__name__}, which is not JSON"
     try:
         return next((error for where, item in items if (error := json_error(item, where))), None)
     except RecursionError:

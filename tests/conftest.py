@@ -70,13 +70,16 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     """Each test has a database and servers of its own; the process must not remember another's."""
-    declared = dict(registry._declared)
     installation_id.cache_clear()
     relay._resting_until.clear()
     yield
     installation_id.cache_clear()
-    registry._declared.clear()
-    registry._declared.update(declared)
+
+
+@pytest.fixture
+def forget_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that declare tasks of their own."""
+    monkeypatch.setattr(registry, "_declared", dict(registry._declared))
 
 
 @pytest.fixture

@@ -3,11 +3,15 @@
 import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from django_jobs import Retry, progress, task
+from django.db import connection, transaction
+
+from django_jobs import Retry, current_job, progress, task
+from django_jobs.models import Queue
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +28,16 @@ def add(left: int, right: int = 0) -> int:
 @task(queue="file_processing")
 def echo(*args: Any, **kwargs: Any) -> list[Any]:
     return [args, kwargs]
+
+
+@task(queue="file_processing")
+def first(value: Any) -> Any:
+    return value
+
+
+@task(queue="file_processing")
+def enqueue_another(number: int) -> str:
+    return str(add.enqueue(number).pk)
 
 
 @task(queue="file_processing")
@@ -52,9 +66,39 @@ def tell(path: str) -> None:
 
 
 @task(queue="file_processing")
+def announce(*stages: str) -> None:
+    """Complete the first of the stages announced."""
+    progress.declare(*stages)
+    progress.update(100, stage=stages[0])
+
+
+@task(queue="file_processing")
+def progress_and_fail(percent: int) -> None:
+    progress.update(percent, stage="copying", message="so far")
+    raise ValueError("no further")
+
+
+@task(queue="file_processing")
+def tell_in_a_transaction(percent: int, path: str) -> None:
+    """Report progress in a transaction that is rolled back as soon as the file `path` exists."""
+    with transaction.atomic():
+        Queue.objects.create(name="rolled back")
+        progress.update(percent)
+        while not Path(path).exists():
+            time.sleep(0.02)
+        raise ValueError("rolled back")
+
+
+@task(queue="file_processing")
+def count_up(to: int) -> None:
+    for number in range(to + 1):
+        progress.update(100 * number / to, stage="counting", message=str(number))
+
+
+@task(queue="file_processing")
 def hold(path: str, release: str) -> str:
     """Record the start in the file `path`, wait until the file `release` exists, record the end."""
-    record(path, "started")
+    record(path, f"started {os.getpid()}")
     while not Path(release).exists():
         time.sleep(0.02)
     record(path, "ended")
@@ -80,6 +124,87 @@ def outlast_its_time() -> None:
 @task(queue="file_processing")
 def return_a_set() -> set[int]:
     return {1}
+
+
+@task(queue="file_processing")
+def exit_with(code: int) -> None:
+    logger.info("leaving")
+    sys.exit(code)
+
+
+@task(queue="file_processing")
+def log_lines(count: int, line: str) -> None:
+    for number in range(count):
+        logger.info("%s %s", number, line)
+
+
+@task(queue="file_processing")
+def fail_deep(depth: int) -> None:
+    """Fail with a traceback of `depth` frames, no two alike, so that none are folded."""
+    if depth == 0:
+        raise ValueError("at the bottom")
+    (fail_deep.function if depth % 2 else _fail_deep)(depth - 1)
+
+
+def _fail_deep(depth: int) -> None:
+    fail_deep.function(depth)
+
+
+@task(queue="file_processing")
+def fail_unprintably() -> None:
+    raise Unprintable
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@task(queue="file_processing")
+def fail_from_a_cause() -> None:
+    try:
+        fail("the cause")
+    except ValueError as error:
+        raise LookupError("the effect") from error
+
+
+@task(queue="file_processing")
+def who_am_i() -> list[Any]:
+    job = current_job()
+    return [str(job.pk), job.attempt] if job else []
+
+
+@task(queue="file_processing")
+def return_text(text: str) -> str:
+    return text.encode().decode("unicode_escape")
+
+
+@task(queue="file_processing")
+def fail_with_text(text: str) -> None:
+    """Log and raise what the escapes in `text` stand for, which no argument may hold."""
+    message = text.encode().decode("unicode_escape")
+    logger.info("about to fail: %s", message)
+    raise ValueError(message)
+
+
+@task(queue="file_processing")
+def break_its_connection() -> None:
+    """Lose the connection as a restart of the server does, and fail on it."""
+    connection.connection.close()
+    Queue.objects.exists()
+
+
+@task(queue="file_processing")
+def leave_a_transaction_open(name: str) -> None:
+    transaction.set_autocommit(False)
+    Queue.objects.create(name=name)
+
+
+@task(queue="file_processing")
+def write_and_fail(name: str) -> None:
+    with transaction.atomic():
+        Queue.objects.create(name=name)
+        raise ValueError(name)
 
 
 def record(path: str, line: str) -> int:

@@ -197,7 +197,7 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
 
     @admin.display(description=_("stages"))
     def stages_text(self, job: Job) -> SafeString | str:
-        rows = ((name, bar(stage["progress"]), stage["status"]) for name, stage in sorted(job.stages.items()))
+        rows = ((name, bar(stage["progress"]), stage["status"]) for name, stage in job.ordered_stages.items())
         items = format_html_join("", "<li>{} {} {}</li>", rows)
         return format_html('<ul class="jobs-stages">{}</ul>', items) if items else NOTHING
 

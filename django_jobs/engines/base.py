@@ -52,6 +52,8 @@ class BaseEngine(ABC):
     """One engine. Calls that reach a server take at most a second and raise `EngineUnavailable`."""
 
     name: str
+    queues_setting: str
+    """Name of the setting that declares this engine's queues."""
 
     @abstractmethod
     def servers(self) -> Mapping[str, Sequence[str]]:
@@ -92,5 +94,8 @@ class BaseEngine(ABC):
         if queue in names:
             return
         guess = get_close_matches(queue, names, n=1)
-        hint = f'did you mean "{guess[0]}"? ' if guess else ""
-        raise UnknownQueue(f'Unknown queue "{queue}"; {hint}Declared are: {", ".join(names) or "none"}.')
+        hint = f'Did you mean "{guess[0]}"? ' if guess else ""
+        raise UnknownQueue(
+            f'Unknown queue "{queue}". {hint}Declared are: {", ".join(names) or "none"}. '
+            f"Declare it in {self.queues_setting}."
+        )

@@ -127,6 +127,14 @@ class Migration(migrations.Migration):
                 ("stage", models.CharField(blank=True, default="", max_length=100)),
                 ("stages", models.JSONField(blank=True, default=dict)),
                 (
+                    "stage_names",
+                    models.JSONField(
+                        blank=True,
+                        default=list,
+                        help_text="The stages in their order, which PostgreSQL's JSON does not keep.",
+                    ),
+                ),
+                (
                     "subject",
                     models.CharField(
                         blank=True, default="", help_text="For example file:42.", max_length=255

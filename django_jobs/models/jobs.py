@@ -85,8 +85,8 @@ class JobQuerySet(models.QuerySet["Job"]):
         "progress": 0}}. With `for_subject("file:42")`: how far file 42 is.
         """
         merged: dict[str, dict[str, Any]] = {}
-        for stages in self.order_by("id").values_list("stages", flat=True):
-            for name, stage in stages.items():
+        for job in self.order_by("id").only("stages", "stage_names"):
+            for name, stage in job.ordered_stages.items():
                 if name not in merged or stage["status"] != "pending":
                     merged[name] = stage
         return merged
@@ -134,6 +134,11 @@ class Job(models.Model):
     progress_message = models.TextField(default="", blank=True)
     stage = models.CharField(max_length=100, default="", blank=True)
     stages = models.JSONField(default=dict, blank=True)
+    stage_names = models.JSONField(
+        default=list,
+        blank=True,
+        help_text=_("The stages in their order, which PostgreSQL's JSON does not keep."),
+    )
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, db_index=False, related_name="+"
@@ -216,6 +221,12 @@ class Job(models.Model):
     def is_canceling(self) -> bool:
         """True while a started job was asked to stop and its worker has not confirmed it yet."""
         return self.status == STARTED and self.cancel_requested_at is not None
+
+    @property
+    def ordered_stages(self) -> dict[str, dict[str, Any]]:
+        """`stages` in the order in which they were announced."""
+        order = {name: position for position, name in enumerate(self.stage_names)}
+        return dict(sorted(self.stages.items(), key=lambda stage: order.get(stage[0], len(order))))
 
     @property
     def will_retry_at(self) -> datetime | None:

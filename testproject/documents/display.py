@@ -50,7 +50,7 @@ class Display:
 def print_table(console, rows):
     """Print what became of each document, and the totals."""
     table = Table(show_footer=True)
-    table.add_column("Document", f"{len(rows)} documents", overflow="fold")
+    table.add_column("Document", f"Total of {len(rows)}", overflow="fold")
     for title in ("chunks", "vectors", "triples"):
         table.add_column(title.capitalize(), str(sum(getattr(row, title) for row in rows)), justify="right")
     for row in rows:

@@ -118,5 +118,5 @@ def test_requeue_failed_wants_to_know_which(db):
 
 
 def test_requeue_failed_guesses_a_misspelled_queue(db):
-    with pytest.raises(CommandError, match='did you mean "file_processing"'):
+    with pytest.raises(CommandError, match='Did you mean "file_processing"'):
         call_command("requeue_failed", "--queue", "file_procesing")

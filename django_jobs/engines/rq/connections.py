@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -23,9 +22,25 @@ def declared_queues() -> dict[str, dict[str, Any]]:
 
 
 def impatient_client(queue: str) -> Redis:
-    """A client for requests: one try of at most a second, then an error; one for all queues of a server."""
+    """A client for requests: one try of at most a second, then an error.
+
+    One for all queues of a server, and another in each process: connections are not shared across a fork.
+    """
     parameters = filter_connection_params(declared_queues()[queue])
-    return _impatient_client(repr(sorted(parameters.items())), queue, os.getpid())
+    key = (os.getpid(), repr(sorted(parameters.items())))
+    if key not in _clients:
+        client = get_redis_connection(declared_queues()[queue])
+        client.connection_pool.connection_kwargs.update(
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            # A repeated push after a lost reply is the relay's business, not the client's.
+            retry=Retry(NoBackoff(), 0),
+        )
+        _clients[key] = client
+    return _clients[key]
+
+
+_clients: dict[tuple[int, str], Redis] = {}  # {(process id, connection parameters): client}
 
 
 def masked_url(client: Redis) -> str:
@@ -48,15 +63,3 @@ def reached(client: Redis) -> Iterator[Redis]:
         yield client
     except (RedisError, OSError) as error:
         raise EngineUnavailable(f"Redis at {masked_url(client)}: {error}") from error
-
-
-@cache
-def _impatient_client(parameters: str, queue: str, pid: int) -> Redis:
-    client = get_redis_connection(declared_queues()[queue])
-    client.connection_pool.connection_kwargs.update(
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-        # A repeated push after a lost reply is the relay's business, not the client's.
-        retry=Retry(NoBackoff(), 0),
-    )
-    return client

@@ -26,6 +26,7 @@ KEPT_AFTER_RUN_SECONDS = 600
 
 class RQEngine(BaseEngine):
     name = "rq"
+    queues_setting = "RQ_QUEUES"
 
     def servers(self) -> Mapping[str, Sequence[str]]:
         grouped: dict[str, list[str]] = {}

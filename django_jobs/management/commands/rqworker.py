@@ -29,6 +29,10 @@ class Command(RQWorkerCommand):
         )
 
     def handle(self, *queues: str, **options: Any) -> None:
+        if options["worker_class"]:
+            raise CommandError(
+                "--worker-class is not for this command, whose worker keeps the database's record."
+            )
         level = _LEVELS.get(options["verbosity"], "DEBUG")
         if not logging.getLogger().hasHandlers():
             # A project that configures no logging sees what its jobs log all the same.

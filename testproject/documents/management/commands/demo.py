@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from argparse import ArgumentTypeError
 from contextlib import ExitStack
 from datetime import timedelta
 
@@ -34,9 +35,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--once", action="store_true", help="end when all is done, with 0 if all went well"
         )
-        parser.add_argument("--port", type=int, default=8000, help="of the web server; defaults to 8000")
         parser.add_argument(
-            "--workers", type=int, default=1, metavar="N", help="for each queue; defaults to 1"
+            "--port", type=number_to(65535), default=8000, help="of the web server; defaults to 8000"
+        )
+        parser.add_argument(
+            "--workers", type=number_to(16), default=1, metavar="N", help="for each queue; defaults to 1"
         )
 
     def handle(self, *, paths, once, port, workers, **options):
@@ -128,6 +131,17 @@ class Command(BaseCommand):
 
     def say(self, message):
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def number_to(most):
+    """The type of an option that is a whole number from 1 to `most`."""
+
+    def number(text):
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise ArgumentTypeError(f"{text!r} is not a whole number from 1 to {most}")
+        return int(text)
+
+    return number
 
 
 def admin_user():

@@ -1,0 +1,329 @@
+"""The reconciler: what a dead worker held is ended, what a queue lost is delivered anew, nothing else is touched."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from django_jobs import reconciler, relay
+from django_jobs.conf import settings as jobs_settings
+from django_jobs.engines import get_engine
+from django_jobs.engines.base import Delivery
+from django_jobs.models import Job, Queue, Worker
+from django_jobs.processes import identity
+from django_jobs.reconciler import Reconciler
+from django_jobs.states import FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
+from tests.conftest import claim, fresh, make_worker, wait_until
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
+
+
+def ago(**duration):
+    return timezone.now() - timedelta(**duration)
+
+
+def in_contact_since(**duration):
+    """A reconciler that has seen the database answer for so long."""
+    healer = Reconciler()
+    healer._contact_since = time.monotonic() - timedelta(**duration).total_seconds()
+    return healer
+
+
+def silent_worker(**values):
+    return make_worker(leased_until=ago(seconds=1), seen_at=ago(seconds=16), **values)
+
+
+@pytest.fixture
+def settled(job_factory):
+    """Jobs delivered so long ago that their deliveries are no longer on their way."""
+
+    def make(**values):
+        job = job_factory(**values)
+        relay.run_once()
+        Job.objects.filter(pk=job.pk).update(delivered_at=ago(seconds=30))
+        return fresh(job)
+
+    return make
+
+
+def test_an_attempt_whose_workers_lease_is_over_is_ended_with_the_evidence(job_factory):
+    worker = silent_worker(name="w7")
+    job = job_factory(status=STARTED, worker=worker)
+
+    assert in_contact_since(seconds=16).run_once() == 1
+
+    assert fresh(job).is_interrupted
+    event = job.events.get()
+    assert event.kind == "worker_lost"
+    assert event.message == (
+        f"Worker w7 last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S} UTC. "
+        "Attempt 1 was cut; nobody knows how far it got."
+    )
+
+
+def test_nothing_is_ended_before_a_lease_of_contact_with_the_database(job_factory):
+    job = job_factory(status=STARTED, worker=silent_worker())
+
+    in_contact_since(seconds=14).run_once()
+
+    assert fresh(job).status == STARTED
+
+
+def test_contact_counts_from_the_first_pass(job_factory, settings):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 0.2}
+    job, healer = job_factory(status=STARTED, worker=silent_worker()), Reconciler()
+
+    assert healer.run_once() == 0
+    wait_until(lambda: healer.run_once() == 1)
+
+    assert fresh(job).status == FAILED
+
+
+def test_contact_lost_starts_the_count_anew(job_factory):
+    job, healer = job_factory(status=STARTED, worker=silent_worker()), in_contact_since(seconds=60)
+
+    healer.note_contact(lost=True)
+    healer.run_once()
+
+    assert fresh(job).status == STARTED
+
+
+def test_contact_told_again_goes_on_counting(job_factory):
+    job, healer = job_factory(status=STARTED, worker=silent_worker()), in_contact_since(seconds=16)
+
+    healer.note_contact()
+    healer.run_once()
+
+    assert fresh(job).status == FAILED
+
+
+def test_an_attempt_of_a_live_worker_is_left_alone(job_factory):
+    job = job_factory(status=STARTED, started_at=ago(days=3))
+
+    assert in_contact_since(days=1).run_once() == 0
+
+    assert (fresh(job).status, job.events.count()) == (STARTED, 0)
+
+
+def test_an_attempt_whose_worker_has_no_row_is_ended(job_factory):
+    worker = make_worker()
+    job = job_factory(status=STARTED, worker=worker)
+    Worker.objects.all().delete()
+
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).is_interrupted
+    assert job.events.get().message.startswith(f"Worker {worker.pk} is gone.")
+
+
+def test_an_attempt_without_a_worker_is_ended(job_factory):
+    job = job_factory(status=STARTED, worker=None)
+
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).is_interrupted
+
+
+@pytest.mark.parametrize("status", [QUEUED, SCHEDULED, FINISHED])
+def test_a_job_that_is_not_started_is_left_alone(job_factory, status):
+    job = job_factory(status=status, worker=silent_worker())
+
+    in_contact_since(days=1).run_once()
+
+    assert (fresh(job).status, job.events.count()) == (status, 0)
+
+
+def test_a_retry_and_a_rerun_are_due_after_the_rescue(job_factory):
+    worker = silent_worker()
+    retried = job_factory(status=STARTED, worker=worker, max_attempts=2, retry_intervals=[60])
+    rerun = job_factory(status=STARTED, worker=worker, idempotent=True)
+
+    assert in_contact_since(seconds=16).run_once() == 2
+
+    assert (fresh(retried).status, fresh(rerun).status) == (SCHEDULED, QUEUED)
+
+
+def test_the_rescued_job_of_a_dead_worker_is_not_rescued_again(job_factory):
+    job_factory(status=STARTED, worker=silent_worker(), idempotent=True)
+    healer = in_contact_since(seconds=16)
+
+    assert [healer.run_once(), healer.run_once()] == [1, 0]
+
+
+def test_a_worker_of_this_machine_that_runs_is_dead_only_where_the_database_never_locks(job_factory):
+    here = silent_worker(hostname=socket.gethostname(), pid=os.getpid(), process=identity(os.getpid()))
+    job = job_factory(status=STARTED, worker=here)
+
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).status == (STARTED if connection.vendor == "sqlite" else FAILED)
+
+
+def test_a_worker_of_this_machine_whose_process_ended_is_dead(job_factory):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    told = identity(process.pid)
+    process.communicate()
+    gone = silent_worker(hostname=socket.gethostname(), pid=process.pid, process=told)
+    job = job_factory(status=STARTED, worker=gone)
+
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).is_interrupted
+
+
+def test_a_worker_whose_pid_now_belongs_to_another_process_is_dead(job_factory):
+    reused = silent_worker(hostname=socket.gethostname(), pid=os.getpid(), process="1")
+    job = job_factory(status=STARTED, worker=reused)
+
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).is_interrupted
+
+
+def test_rows_of_workers_long_silent_are_deleted_and_those_of_others_kept():
+    make_worker(name="gone", leased_until=ago(days=2))
+    make_worker(name="silent", leased_until=ago(hours=2))
+    make_worker(name="alive")
+
+    in_contact_since(seconds=16).run_once()
+
+    assert sorted(Worker.objects.values_list("name", flat=True)) == ["alive", "silent"]
+
+
+def test_a_delivery_gone_from_its_queue_is_made_anew_after_two_passes(settled, valkey, queued_ids):
+    job, healer = settled(), Reconciler()
+    valkey.delete("rq:queue:file_processing")
+
+    assert healer.run_once() == 0
+    assert fresh(job).delivery == 0
+
+    assert healer.run_once() == 1
+    row = fresh(job)
+    assert (row.status, row.attempt, row.delivery, row.delivered_epoch) == (QUEUED, 1, 1, "")
+    assert [(event.kind, event.attempt) for event in job.events.all()] == [("redelivered", 1)]
+    relay.run_once()
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-1"]
+
+
+def test_a_delivery_missing_once_and_back_is_left_alone(settled, valkey):
+    job, healer = settled(), Reconciler()
+    valkey.delete("rq:queue:file_processing")
+    healer.run_once()
+
+    valkey.rpush("rq:queue:file_processing", f"{job.pk.hex}-1-0")
+    assert [healer.run_once(), healer.run_once()] == [0, 0]
+
+    valkey.delete("rq:queue:file_processing")
+    assert healer.run_once() == 0
+    assert fresh(job).delivery == 0
+
+
+def test_a_delivery_on_its_way_to_its_claim_is_left_alone(job_factory, valkey):
+    job, healer = job_factory(), Reconciler()
+    relay.run_once()
+    valkey.delete("rq:queue:file_processing")
+
+    assert [healer.run_once(), healer.run_once(), healer.run_once()] == [0, 0, 0]
+    assert fresh(job).delivery == 0
+
+
+def test_a_delivery_that_waits_in_its_queue_is_left_alone(settled):
+    job, healer = settled(), Reconciler()
+
+    assert [healer.run_once(), healer.run_once(), healer.run_once()] == [0, 0, 0]
+    assert (fresh(job).delivery, job.events.count()) == (0, 0)
+
+
+def test_only_what_is_gone_of_many_is_delivered_anew(settled, valkey):
+    jobs, healer = [settled() for _ in range(5)], Reconciler()
+    valkey.lrem("rq:queue:file_processing", 1, f"{jobs[3].pk.hex}-1-0")
+
+    healer.run_once()
+
+    assert healer.run_once() == 1
+    assert [fresh(job).delivery for job in jobs] == [0, 0, 0, 1, 0]
+
+
+def test_a_job_claimed_between_two_passes_is_left_alone(settled, valkey):
+    job, healer = settled(), Reconciler()
+    valkey.lpop("rq:queue:file_processing")
+    healer.run_once()
+
+    claim(job)
+
+    assert healer.run_once() == 0
+    assert (fresh(job).status, fresh(job).delivery) == (STARTED, 0)
+
+
+def test_a_job_claimed_during_a_pass_is_left_alone(settled):
+    job = settled()
+    delivery = Delivery.of(job)
+    claim(job)
+
+    assert reconciler._redeliver(delivery) is False
+    assert job.events.count() == 0
+
+
+def test_a_delivery_behind_thousands_of_foreign_ones_is_found(settled, valkey):
+    healer = Reconciler()
+    for number in range(3000):
+        valkey.rpush("rq:queue:file_processing", f"plain-{number}")
+    job = settled()
+
+    assert [healer.run_once(), healer.run_once()] == [0, 0]
+    assert fresh(job).delivery == 0
+
+
+def test_a_server_that_is_away_makes_nothing_absent(settled, settings, caplog):
+    caplog.set_level("INFO")
+    job, healer = settled(), Reconciler()
+    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
+
+    assert [healer.run_once(), healer.run_once()] == [0, 0]
+
+    assert fresh(job).delivery == 0
+    assert "Deliveries on file_processing not checked: Redis at redis://127.0.0.1:1/0" in caplog.text
+
+
+def test_attempts_of_dead_workers_are_ended_while_the_server_is_away(job_factory, settings):
+    job = job_factory(status=STARTED, worker=silent_worker())
+    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
+
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).is_interrupted
+
+
+def test_a_job_delivered_anew_and_its_old_delivery_together_run_once(settled, valkey):
+    job, healer = settled(), Reconciler()
+    valkey.delete("rq:queue:file_processing")
+    healer.run_once()
+    healer.run_once()
+    get_engine("rq").push([Delivery.of(job)])
+    relay.run_once()
+
+    assert claim(job) is not None
+    assert claim(job) is None
+
+
+def test_a_lease_of_fifteen_seconds_is_the_default():
+    assert jobs_settings.lease == timedelta(seconds=15)
+
+
+def test_deliveries_of_a_paused_queue_are_not_lost_from_sight(settled, valkey, queued_ids):
+    job, healer = settled(), Reconciler()
+    queue = Queue.objects.create(name="file_processing", paused=True)
+    valkey.lpop("rq:queue:file_processing")
+    assert claim(job) is None
+    [healer.run_once() for _ in range(3)]
+
+    queue.delete()
+    relay.run_once()
+
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-1"]
