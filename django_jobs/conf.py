@@ -21,7 +21,8 @@ class Settings:
     def LEASE_SECONDS(self) -> float:
         """How long a worker counts as alive after its last sign of life. Defaults to 15 seconds.
 
-        A shorter lease notices a lost worker sooner; one that is paused for longer loses its jobs.
+        A shorter lease notices a lost worker sooner. A worker that is alive but paused or cut off for longer
+        counts as lost too: the next attempt may run while its own still does.
         """
         return float(self._get("LEASE_SECONDS", 15))
 

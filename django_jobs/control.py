@@ -68,7 +68,7 @@ def requeue(job: Job, by: Any = None) -> Job:
         else:
             raise NotRequeueable(f"Job {job.pk} is {job.status}; only jobs that have ended can be requeued.")
         _trace(job, JobEvent.Kind.REQUEUED, by, "" if reopened else f"As new job {again.pk}.")
-        transaction.on_commit(lambda: relay.push_at_commit(again), using=alias, robust=True)
+        relay.push_at_commit(again, alias)
     return again
 
 

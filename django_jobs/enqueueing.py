@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db import router, transaction
+from django.db import router
 from django.db.models.functions import Now
 
 from . import registry, relay
@@ -51,7 +51,7 @@ def enqueue_call(
     if job.status == SCHEDULED:
         job.refresh_from_db(fields=["scheduled_for"])
     else:
-        transaction.on_commit(lambda: relay.push_at_commit(job), using=alias, robust=True)
+        relay.push_at_commit(job, alias)
     job_enqueued.send_robust(Job, job=job)
     return job
 

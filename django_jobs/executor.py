@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, close_old_connections, connections, router
+from django.db import InterfaceError, OperationalError, close_old_connections, connections
 
 from . import registry, sql
 from .models import Job, Queue, Worker
@@ -65,7 +65,7 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
         try:
             if claimed := sql.claim([(job_id, attempt)], worker.pk, claim_id):
                 return claimed[0]
-            job = Job.objects.using(router.db_for_write(Job)).filter(pk=job_id, attempt=attempt).first()
+            job = Job.objects.filter(pk=job_id, attempt=attempt).first()
             if job and job.status == STARTED and job.claim_id == claim_id:
                 return job  # Our own claim, whose reply was lost.
             if not job or job.status != QUEUED:

@@ -11,12 +11,11 @@ import threading
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from django.db import connections
 from django.db.models.functions import Now
 
 from .conf import settings
 from .models import Job, Worker
-from .processes import identity
+from .processes import disconnect_databases, identity
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
 
@@ -78,7 +77,7 @@ class LifeSigns:
                 except Exception:
                     logger.warning("Worker %s could not renew its lease.", self.worker.name, exc_info=True)
                 finally:
-                    connections.close_all()
+                    disconnect_databases()
 
     def _renew(self) -> None:
         leased_until = Now() + settings.lease

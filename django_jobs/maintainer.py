@@ -55,7 +55,7 @@ def run(stopping: threading.Event) -> None:
             reconciler.note_contact()
             if holds:
                 while relay.run_once() >= relay.BATCH and not stopping.is_set() and hold_lease(holder):
-                    pass
+                    reconciler.note_contact()
                 if time.monotonic() - reconciled_at >= RECONCILE_EVERY_SECONDS:
                     reconciler.run_once()
                     reconciled_at = time.monotonic()

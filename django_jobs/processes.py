@@ -1,12 +1,20 @@
-"""Facts about processes of this machine that the standard library does not tell."""
+"""Processes: kept running, dying with their parent, told apart, and forked without shared connections."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
+
+from django.db import connections
+
+logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -23,6 +31,61 @@ def die_with_parent(parent_pid: int) -> None:
         threading.Thread(target=_watch, args=[parent_pid], daemon=True).start()
     if os.getppid() != parent_pid:  # It died before we asked.
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KeptProcess:
+    """A process beside this one, forked and kept running until `stop()`.
+
+    `run` is called in it with this process's pid. Forking happens in the thread that calls, which should be
+    the main one, and under `lock`, while which no thread may open a database connection.
+    """
+
+    def __init__(self, name: str, run: Callable[[int], None], *, lock: AbstractContextManager[Any]) -> None:
+        self._name = name
+        self._run = run
+        self._lock = lock
+        self._pid = 0
+        self._start()
+
+    def revive(self) -> None:
+        """Start another one if it has ended."""
+        if self._pid and os.waitpid(self._pid, os.WNOHANG) != (0, 0):
+            logger.warning("The %s (pid %s) ended; starting another.", self._name, self._pid)
+            self._start()
+
+    def stop(self, *, grace_seconds: float = 3) -> None:
+        """End it with SIGTERM, with SIGKILL when it has not ended after the grace."""
+        pid, self._pid = self._pid, 0
+        if not pid:
+            return
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + grace_seconds
+            while os.waitpid(pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
+
+    def _start(self) -> None:
+        parent_pid = os.getpid()
+        with self._lock:
+            disconnect_databases()
+            self._pid = os.fork()
+            if self._pid == 0:
+                try:
+                    self._run(parent_pid)
+                finally:
+                    os._exit(0)
+
+
+def disconnect_databases() -> None:
+    """Close this thread's database connections and the pools of all threads, as must be before a fork:
+    a connection that two processes share gives one the answers to the other."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+        close_pool = getattr(connection, "close_pool", None)  # PostgreSQL's, if the project uses one.
+        if close_pool:
+            close_pool()
 
 
 def identity(pid: int) -> str | None:

@@ -6,13 +6,15 @@ A push repeated does none either: the server knows the delivery, and only one cl
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
 
+from django.db import transaction
 from django.db.models import Subquery
 from django.db.models.functions import Now
 
 from . import sql
-from .engines import Delivery, all_engines, get_engine
+from .engines import Delivery, all_engines
 from .engines.base import BaseEngine
 from .exceptions import EngineUnavailable
 from .models import Job, Queue
@@ -23,21 +25,24 @@ REST_AFTER_FAILURE_SECONDS = 5
 
 logger = logging.getLogger(__name__)
 
-_resting_until: dict[str, float] = {}  # {engine name: monotonic time}
+_batches: WeakKeyDictionary[object, list[Job]] = WeakKeyDictionary()  # {connection: jobs of its transaction}
+_resting_until: dict[str, float] = {}  # {server: monotonic time}
+_unreached: set[str] = set()  # servers that the loop did not reach in its last pass
 
 
-def push_at_commit(job: Job) -> None:
-    """Push a job just committed: one try of at most a second, none while the engine's server seems down.
+def push_at_commit(job: Job, alias: str) -> None:
+    """Have a queued job pushed when the transaction on database `alias` commits, at once if there is none.
 
-    Never raises: the request that enqueued has done its part, and the loop pushes what this could not.
+    All jobs of a transaction go in one push, which takes at most a second, and none while the server seems
+    down. It never raises: what it could not push, the loop pushes.
     """
-    if time.monotonic() < _resting_until.get(job.engine, 0):
-        return
-    try:
-        _push(get_engine(job.engine), [Delivery.of(job)])
-    except EngineUnavailable as error:
-        _resting_until[job.engine] = time.monotonic() + REST_AFTER_FAILURE_SECONDS
-        logger.warning("Job %s waits in the database until its engine is back: %s", job.pk, error)
+    connection = transaction.get_connection(alias)
+    if not connection.run_on_commit:  # A new transaction.
+        _batches[connection] = []
+    batch = _batches.setdefault(connection, [])
+    batch.append(job)
+    # Each job has a callback, as a savepoint may roll back with its own; the first that runs pushes all.
+    transaction.on_commit(lambda: _push_batch(batch), using=alias, robust=True)
 
 
 def run_once() -> int:
@@ -48,11 +53,17 @@ def run_once() -> int:
     queue_due_jobs()
     pushed = 0
     for engine in all_engines():
-        for queues in engine.servers().values():
+        for server, queues in engine.servers().items():
             try:
                 pushed += _push_undelivered(engine, queues)
             except EngineUnavailable as error:
-                logger.warning("Nothing can be delivered to %s: %s", ", ".join(queues), error)
+                if server not in _unreached:  # Said once, not every second.
+                    logger.warning("Nothing can be delivered to %s: %s", ", ".join(queues), error)
+                _unreached.add(server)
+            else:
+                if server in _unreached:
+                    logger.warning("Deliveries to %s go on.", ", ".join(queues))
+                _unreached.discard(server)
     return pushed
 
 
@@ -62,21 +73,42 @@ def queue_due_jobs() -> int:
     return Job.objects.scheduled().filter(pk__in=Subquery(due)).update(status=QUEUED, queued_at=Now())
 
 
+def _push_batch(batch: list[Job]) -> None:
+    jobs = batch[:BATCH]
+    batch.clear()
+    if len(jobs) > 1:  # A savepoint may have rolled back some.
+        committed = Job.objects.queued().filter(pk__in=[job.pk for job in jobs])
+        jobs = list(committed.only(*_DELIVERED_FIELDS).order_by("id"))
+    for engine in all_engines():
+        mine = [job for job in jobs if job.engine == engine.name]
+        for server, queues in engine.servers().items() if mine else ():
+            if time.monotonic() >= _resting_until.get(server, 0):
+                _try_push(engine, server, [job for job in mine if job.queue in queues])
+
+
+def _try_push(engine: BaseEngine, server: str, jobs: Sequence[Job]) -> None:
+    try:
+        _push(engine, jobs)
+    except EngineUnavailable as error:
+        _resting_until[server] = time.monotonic() + REST_AFTER_FAILURE_SECONDS
+        logger.warning("%s jobs wait in the database until their server is back: %s", len(jobs), error)
+
+
 def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:
     undelivered = (
         Job.objects.undelivered(engine.epoch(queues[0])).on_queue(*queues).filter(engine=engine.name)
     )
     paused = Queue.objects.filter(name__in=queues, paused=True).values("name")
     jobs = undelivered.exclude(queue__in=paused).order_by("id")[:BATCH]
-    deliveries = [Delivery.of(job) for job in jobs.only(*_DELIVERED_FIELDS)]
-    _push(engine, deliveries)
-    return len(deliveries)
+    return _push(engine, jobs.only(*_DELIVERED_FIELDS))
 
 
-def _push(engine: BaseEngine, deliveries: Sequence[Delivery]) -> None:
+def _push(engine: BaseEngine, jobs: Iterable[Job]) -> int:
+    deliveries = [Delivery.of(job) for job in jobs]
     if deliveries:
         epoch = engine.push(deliveries)
         sql.mark_delivered([delivery.key for delivery in deliveries], epoch)
+    return len(deliveries)
 
 
 _DELIVERED_FIELDS = ("attempt", "delivery", "engine", "queue", "task", "timeout_seconds")

@@ -1,4 +1,4 @@
-"""Attempts: their list and their page."""
+"""Attempts: their list, their page, and their part of a job's page."""
 
 from django.contrib import admin
 from django.urls import reverse
@@ -6,35 +6,14 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from ..models import Attempt
-from .base import CappedPaginator, LookOnly, error_text, preformatted
+from .base import CappedPaginator, LookOnly, error_text, moment, preformatted
 
 
-@admin.register(Attempt)
-class AttemptAdmin(LookOnly, admin.ModelAdmin):
-    list_display = ["__str__", "task", "outcome", "worker_name", "started_at", "ran", "error"]
-    list_filter = ["outcome"]
-    list_select_related = ["job"]
-    list_per_page = 50
-    ordering = ["-id"]
-    sortable_by = ()
-    paginator = CappedPaginator
-    show_full_result_count = False
-    fields = readonly_fields = (
-        *("job_link", "number", "outcome", "worker_name", "started_at", "finished_at", "ran"),
-        *("error", "traceback_text", "log_text"),
-    )
+class AttemptDisplay(LookOnly):
+    """What is told of an attempt, wherever it is shown."""
 
-    class Media:
-        css = {"all": ["django_jobs/admin.css"]}
-
-    @admin.display(description=_("task"))
-    def task(self, attempt: Attempt) -> str:
-        return attempt.job.task
-
-    @admin.display(description=_("job"))
-    def job_link(self, attempt: Attempt) -> str:
-        page = reverse(f"{self.admin_site.name}:django_jobs_job_change", args=[attempt.job_id])
-        return format_html('<a href="{}">{}</a>', page, attempt.job)
+    started = moment("started_at")
+    finished = moment("finished_at")
 
     @admin.display(description=_("ran for"))
     def ran(self, attempt: Attempt) -> str:
@@ -51,3 +30,39 @@ class AttemptAdmin(LookOnly, admin.ModelAdmin):
     @admin.display(description=_("log"))
     def log_text(self, attempt: Attempt) -> str:
         return preformatted(attempt.log)
+
+
+_TOLD = ("outcome", "worker_name", "started", "finished", "ran", "error", "traceback_text", "log_text")
+
+
+class AttemptInline(AttemptDisplay, admin.StackedInline):
+    model = Attempt
+    extra = 0
+    fields = readonly_fields = _TOLD
+    ordering = ("-number",)
+    show_change_link = True
+
+
+@admin.register(Attempt)
+class AttemptAdmin(AttemptDisplay, admin.ModelAdmin):
+    list_display = ("__str__", "task", "outcome", "worker_name", "started", "ran", "error")
+    list_filter = ("outcome",)
+    list_select_related = ("job",)
+    list_per_page = 50
+    ordering = ("-id",)
+    sortable_by = ()
+    paginator = CappedPaginator
+    show_full_result_count = False
+    fields = readonly_fields = ("job_link", "number", *_TOLD)
+
+    class Media:
+        css = {"all": ["django_jobs/admin.css"]}
+
+    @admin.display(description=_("task"))
+    def task(self, attempt: Attempt) -> str:
+        return attempt.job.task
+
+    @admin.display(description=_("job"))
+    def job_link(self, attempt: Attempt) -> str:
+        page = reverse(f"{self.admin_site.name}:django_jobs_job_change", args=[attempt.job_id])
+        return format_html('<a href="{}">{}</a>', page, attempt.job)

@@ -1,13 +1,17 @@
 """What the pages share: rows that are only looked at, counts that end, and how values are shown."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+from django.contrib import admin
 from django.core.paginator import Paginator
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.timezone import localtime
+from django.utils.translation import gettext_lazy
 
 from ..models import Attempt, Job
 
@@ -38,6 +42,20 @@ class LookOnly:
 
 def error_text(row: Job | Attempt) -> str:
     return f"{row.error_type}: {row.error_message}" if row.error_type else NOTHING
+
+
+def moment(field: str) -> Callable[[Any, Any], str]:
+    """A column or line for a time, to the millisecond, in the current time zone."""
+
+    @admin.display(description=gettext_lazy(field.replace("_", " ")), ordering=None)
+    def text(self: Any, row: Any) -> str:
+        value = getattr(row, field)
+        if value is None:
+            return NOTHING
+        here = localtime(value)
+        return f"{here:%Y-%m-%d %H:%M:%S}.{here.microsecond // 1000:03} {here:%Z}"
+
+    return text
 
 
 def bar(percent: int) -> SafeString:

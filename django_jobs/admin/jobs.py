@@ -16,8 +16,9 @@ from django.utils.translation import gettext_lazy as _
 from .. import control
 from ..engines import all_engines
 from ..exceptions import JobsError
-from ..models import Attempt, Job, JobEvent
-from .base import NOTHING, CappedPaginator, LookOnly, bar, error_text, preformatted, pretty_json
+from ..models import Job, JobEvent
+from .attempts import AttemptInline
+from .base import NOTHING, CappedPaginator, LookOnly, bar, error_text, moment, preformatted, pretty_json
 
 
 class QueueFilter(admin.SimpleListFilter):
@@ -34,34 +35,12 @@ class QueueFilter(admin.SimpleListFilter):
         return queryset.filter(queue=self.value()) if self.value() else queryset
 
 
-class AttemptInline(LookOnly, admin.StackedInline):
-    model = Attempt
-    extra = 0
-    fields = readonly_fields = (
-        *("outcome", "worker_name", "started_at", "finished_at"),
-        *("error", "traceback_text", "log_text"),
-    )
-    ordering = ["-number"]
-    show_change_link = True
-
-    @admin.display(description=_("error"))
-    def error(self, attempt: Attempt) -> str:
-        return error_text(attempt)
-
-    @admin.display(description=_("traceback"))
-    def traceback_text(self, attempt: Attempt) -> str:
-        return preformatted(attempt.traceback)
-
-    @admin.display(description=_("log"))
-    def log_text(self, attempt: Attempt) -> str:
-        return preformatted(attempt.log)
-
-
 class JobEventInline(LookOnly, admin.TabularInline):
     model = JobEvent
     verbose_name_plural = _("events")
     extra = 0
-    fields = readonly_fields = ("at", "kind", "attempt", "by", "message")
+    fields = readonly_fields = ("when", "kind", "attempt", "by", "message")
+    when = moment("at")
 
 
 @admin.register(Job)
@@ -73,7 +52,7 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
         "queue",
         "attempt_of",
         "subject",
-        "created_at",
+        "created",
         "ran",
     ]
     list_filter = ["status", QueueFilter, "engine"]
@@ -86,35 +65,26 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
     search_help_text = _("A job's id, a subject such as file:42, or part of a task's name.")
     actions = ["requeue", "cancel"]
     inlines = [AttemptInline, JobEventInline]
+    created = moment("created_at")
+    scheduled = moment("scheduled_for")
+    queued = moment("queued_at")
+    delivered = moment("delivered_at")
+    started = moment("started_at")
+    finished = moment("finished_at")
+    _result = ("id", "call_code", "status_text", "error", "traceback_text", "result_text")
+    _progress = ("progress_bar", "progress_message", "stages_text")
+    _times = ("created", "scheduled", "queued", "delivered", "started", "finished", "ran")
+    _options = (
+        *("queue", "engine", "owner", "subject", "tags_text", "meta_text", "timeout_seconds", "idempotent"),
+        *("attempt_of", "retry_intervals", "losses", "unique_key", "requeued_from"),
+    )
     fieldsets = [
-        (None, {"fields": ["id", "call_code", "status_text", "error", "traceback_text", "result_text"]}),
-        (_("Progress"), {"fields": ["progress_bar", "progress_message", "stages_text"]}),
-        (
-            _("Times"),
-            {
-                "fields": [
-                    *(
-                        "created_at",
-                        "scheduled_for",
-                        "queued_at",
-                        "delivered_at",
-                        "started_at",
-                        "finished_at",
-                    ),
-                    "ran",
-                ]
-            },
-        ),
-        (
-            _("Options"),
-            {
-                "fields": [
-                    *("queue", "engine", "owner", "subject", "tags_text", "meta_text", "timeout_seconds"),
-                    *("idempotent", "attempt_of", "retry_intervals", "losses", "unique_key", "requeued_from"),
-                ]
-            },
-        ),
+        (None, {"fields": _result}),
+        (_("Progress"), {"fields": _progress}),
+        (_("Times"), {"fields": _times}),
+        (_("Options"), {"fields": _options}),
     ]
+    readonly_fields = (*_result, *_progress, *_times, *_options)
 
     class Media:
         css = {"all": ["django_jobs/admin.css"]}
@@ -124,9 +94,6 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("django_jobs.cancel_job")
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Job | None = None) -> list[str]:
-        return [name for _title, options in self.fieldsets for name in options["fields"]]  # type: ignore[misc]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
@@ -173,7 +140,7 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
 
     @admin.display(description=_("call"))
     def call_text(self, job: Job) -> str:
-        return Truncator(job.call.removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(80)
+        return Truncator(job.call.removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(60)
 
     @admin.display(description=_("call"))
     def call_code(self, job: Job) -> str:

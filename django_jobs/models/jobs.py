@@ -29,6 +29,7 @@ from ..states import (
     UNFINISHED,
     Status,
 )
+from .primary import PrimaryManager
 
 WORKER_LOST = "WorkerLost"
 """The error type of a job whose worker died while it ran."""
@@ -157,7 +158,7 @@ class Job(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
 
-    objects = JobQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(JobQuerySet)()
 
     class Meta:
         ordering = ["-id"]
@@ -294,6 +295,8 @@ class Attempt(models.Model):
     traceback = models.TextField(default="", blank=True)
     log = models.TextField(default="", blank=True)
 
+    objects = PrimaryManager()
+
     class Meta:
         ordering = ["job", "number"]
         constraints = [
@@ -326,6 +329,8 @@ class JobEvent(models.Model):
     message = models.TextField(default="", blank=True)
     at = models.DateTimeField(db_default=Now())
 
+    objects = PrimaryManager()
+
     class Meta:
         ordering = ["id"]
 
@@ -336,11 +341,12 @@ class JobEvent(models.Model):
 def get_job(job_id: str | UUID) -> Job:
     """The job with this id; raises `JobDoesNotExist` when there is none."""
     try:
-        return Job.objects.get(pk=UUID(str(job_id)))
+        job: Job = Job.objects.get(pk=UUID(str(job_id)))
     except ValueError as error:
         raise JobDoesNotExist(f"{job_id!r} is not the id of a job; an id looks like {uuid7()}.") from error
     except Job.DoesNotExist as error:
         raise JobDoesNotExist(f"There is no job {job_id}; it may have been deleted.") from error
+    return job
 
 
 NEXT_DELIVERY = {"delivery": F("delivery") + 1, "delivered_at": None, "delivered_epoch": ""}

@@ -9,6 +9,8 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 from uuid6 import uuid7
 
+from .primary import PrimaryManager
+
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def alive(self) -> Self:
@@ -40,7 +42,7 @@ class Worker(models.Model):
     seen_at = models.DateTimeField(db_default=Now(), help_text=_("When it last renewed its lease."))
     leased_until = models.DateTimeField(help_text=_("Counts as lost after this."))
 
-    objects = WorkerQuerySet.as_manager()
+    objects = PrimaryManager.from_queryset(WorkerQuerySet)()
 
     class Meta:
         ordering = ["name"]
@@ -56,6 +58,8 @@ class Queue(models.Model):
     name = models.CharField(primary_key=True, max_length=100)
     purpose = models.CharField(max_length=255, default="", blank=True)
     paused = models.BooleanField(default=False)
+
+    objects = PrimaryManager()
 
     class Meta:
         ordering = ["name"]
@@ -89,6 +93,8 @@ class Lease(models.Model):
     name = models.CharField(primary_key=True, max_length=100)
     holder = models.CharField(max_length=255)
     expires_at = models.DateTimeField()
+
+    objects = PrimaryManager()
 
     def __str__(self) -> str:
         return f"{self.name}: {self.holder}"

@@ -4,13 +4,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from mmap import mmap
 from uuid import UUID, uuid4
 
 from django.db import connections
+from rq import get_current_job
 from rq.timeouts import JobTimeoutException, get_default_death_penalty_class
 
 from ... import executor
@@ -27,6 +28,8 @@ class Claimant:
 
     worker: Worker
     claim_id: UUID
+    in_function: mmap = field(default_factory=lambda: mmap(-1, 1))
+    """Shared with the worker, which reads there whether the function runs (1) or not (0)."""
 
 
 claimant: ContextVar[Claimant | None] = ContextVar("django_jobs_rq_claimant", default=None)
@@ -41,6 +44,11 @@ def run(delivery_id: str, installation: str) -> None:
     """Claim, run and report the attempt that this delivery asks for; raise what its function raised."""
     _disarm_rq_timeout()
     asked = parse_delivery_id(delivery_id)
+    carrier = get_current_job()
+    if carrier and carrier.id != delivery_id:
+        raise ForeignDelivery(
+            f"RQ job {carrier.id} carries the delivery {delivery_id!r}; somebody made it up."
+        )
     if asked is None or installation != str(installation_id()):
         raise ForeignDelivery(
             f"Delivery {delivery_id!r} is of installation {installation!r}, this is {installation_id()}: "
@@ -48,7 +56,13 @@ def run(delivery_id: str, installation: str) -> None:
         )
     job_id, attempt = asked
     with _claimant() as mine:
-        executor.execute(job_id, attempt, worker=mine.worker, claim_id=mine.claim_id, time_limit=_time_limit)
+        executor.execute(
+            job_id,
+            attempt,
+            worker=mine.worker,
+            claim_id=mine.claim_id,
+            time_limit=lambda seconds: _time_limit(seconds, mine.in_function),
+        )
 
 
 @contextmanager
@@ -71,7 +85,12 @@ def _disarm_rq_timeout() -> None:
         signal.alarm(0)
 
 
-def _time_limit(seconds: int | None) -> AbstractContextManager[Any]:
-    if seconds is None:
-        return nullcontext()
-    return get_default_death_penalty_class()(seconds, JobTimeoutException)
+@contextmanager
+def _time_limit(seconds: int | None, in_function: mmap) -> Iterator[None]:
+    limit = get_default_death_penalty_class()(seconds, JobTimeoutException) if seconds else nullcontext()
+    in_function[0] = 1
+    try:
+        with limit:
+            yield
+    finally:
+        in_function[0] = 0

@@ -1,7 +1,9 @@
 """`manage.py requeue_failed ID… | --queue NAME | --all`: run failed jobs once more."""
 
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -25,34 +27,28 @@ class Command(BaseCommand):
         if bool(options["ids"]) == bool(options["queue"] or options["all"]):
             raise CommandError("Say which jobs: ids, or --queue NAME, or --all.")
         if options["ids"]:
-            self._requeue_ids(options["ids"])
+            self._requeue(options["ids"])
             return
         failed = Job.objects.failed().order_by("id")
         if options["queue"]:
             _check_queue(options["queue"])
             failed = failed.on_queue(options["queue"])
-        done = 0
-        for job in failed.iterator(chunk_size=500):
-            control.requeue(job)
-            done += 1
-        self._tell(done)
+        self._requeue(failed.values_list("pk", flat=True).iterator(chunk_size=500))
 
-    def _requeue_ids(self, ids: list[str]) -> None:
-        problems = []
+    def _requeue(self, ids: Iterable[str | UUID]) -> None:
+        done, problems = 0, []
         for job_id in ids:
             try:
-                job = get_job(job_id)
+                job = get_job(job_id)  # As it is now: somebody else may have requeued it meanwhile.
                 if job.status != FAILED:
                     raise JobsError(f"Job {job.pk} is {job.status}, not failed.")
                 control.requeue(job)
+                done += 1
             except JobsError as error:
                 problems.append(str(error))
-        self._tell(len(ids) - len(problems))
+        self.stdout.write(f"{done} failed {'job' if done == 1 else 'jobs'} requeued.")
         if problems:
             raise CommandError("\n".join(problems))
-
-    def _tell(self, done: int) -> None:
-        self.stdout.write(f"{done} failed {'job' if done == 1 else 'jobs'} requeued.")
 
 
 def _check_queue(name: str) -> None:

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from django_rq.management.commands.rqworker import Command as RQWorkerCommand
 
 from ... import maintainer
-from ...engines.rq.worker import make_worker
+from ...engines.rq.starting import make_worker
 from ...environment import start_embedded_if_default
 from ...exceptions import UnknownQueue
 

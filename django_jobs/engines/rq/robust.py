@@ -1,0 +1,112 @@
+"""RQ's worker, made to outlive Redis going away and what others put into its queues."""
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq import Worker
+from rq.exceptions import StopRequested
+
+LONGEST_BLOCK_SECONDS = 5
+"""How long the worker blocks, in Redis or waiting for its child, before it looks around."""
+
+logger = logging.getLogger(__name__)
+
+
+def outlives_redis(method: Callable[..., None]) -> Callable[..., None]:
+    """A step of RQ's own record. It may fail in the worker, as the record that counts is in the database."""
+
+    @wraps(method)
+    def step(self: "RobustWorker", *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            if self.is_horse:
+                raise
+            logger.info("Worker %s: Redis is not reached in %s: %s", self.name, method.__name__, error)
+
+    return step
+
+
+class RobustWorker(Worker):
+    """RQ's fork-per-job worker; errors that would end its loop are logged, and the loop goes on."""
+
+    max_connection_wait_time = LONGEST_BLOCK_SECONDS
+    log_result_lifespan = False  # The result is in the row; RQ's copy says nothing.
+
+    @property
+    def dequeue_timeout(self) -> int:
+        return min(super().dequeue_timeout, LONGEST_BLOCK_SECONDS)
+
+    @outlives_redis
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        super().heartbeat(*args, **kwargs)
+
+    @outlives_redis
+    def set_state(self, *args: Any, **kwargs: Any) -> None:
+        super().set_state(*args, **kwargs)
+
+    @outlives_redis
+    def check_for_suspension(self, *args: Any, **kwargs: Any) -> None:
+        super().check_for_suspension(*args, **kwargs)
+
+    @outlives_redis
+    def maintain_heartbeats(self, *args: Any, **kwargs: Any) -> None:
+        super().maintain_heartbeats(*args, **kwargs)
+
+    @outlives_redis
+    def teardown(self) -> None:
+        super().teardown()
+
+    def run_maintenance_tasks(self) -> None:
+        try:
+            super().run_maintenance_tasks()
+        except Exception:
+            logger.warning("Worker %s: RQ's maintenance failed.", self.name, exc_info=True)
+            self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]
+
+    def dequeue_job_and_maintain_ttl(self, *args: Any, **kwargs: Any) -> Any:
+        for pause in itertools.chain([0.1, 0.5, 1], itertools.repeat(LONGEST_BLOCK_SECONDS)):
+            try:
+                return super().dequeue_job_and_maintain_ttl(*args, **kwargs)
+            except StopRequested:
+                raise
+            except Exception:
+                # Foreign bytes, a broken hash: whoever can write to Redis must not be able to end the worker.
+                logger.warning("Worker %s: what it took from its queue is no job.", self.name, exc_info=True)
+                time.sleep(pause)
+        return None
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        try:
+            super().execute_job(job, queue)
+        except StopRequested:
+            raise
+        except Exception:
+            logger.warning("Worker %s: RQ's record of %s is not complete.", self.name, job.id, exc_info=True)
+        finally:
+            self.executions.clear()  # One left by an error would be taken for the next job's.
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Kill the child and its process group.
+
+        Not RQ's way, which may take our own group for it: when the child has just ended, or has not made a
+        group of its own yet.
+        """
+        pid = self.horse_pid
+        if not pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) == pid:
+                os.killpg(pid, sig)
+            else:
+                os.kill(pid, sig)
