@@ -10,6 +10,7 @@ from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A
 from django.db import connections, router
 
 from .conf import settings
+from .engines import all_engines
 
 ERRORS = {
     "E001": "django_rq stands before django_jobs in INSTALLED_APPS.",
@@ -18,6 +19,7 @@ ERRORS = {
     "E004": "DJANGO_JOBS has the unknown key {key!r}.",
     "E005": "DJANGO_JOBS is {value!r}.",
     "E006": "DJANGO_JOBS[{key!r}] is {value!r}.",
+    "E007": "{problem}",
     "W001": "RQ_QUEUES declares no queue.",
 }
 
@@ -63,6 +65,14 @@ def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
         yield _message("E006", "Give a number of seconds, at least 1.", key="LEASE_SECONDS", value=lease)
     if not getattr(django_settings, "RQ_QUEUES", None):
         yield _message("W001", 'Add one: RQ_QUEUES = {"default": {"URL": "redis://localhost:6379/0"}}.')
+
+
+@register()
+def check_queues(**kwargs: Any) -> Iterable[CheckMessage]:
+    for engine in all_engines():
+        for problem in engine.configuration_errors():
+            hint = 'Give what django-rq takes, such as {"URL": "redis://host:6379/0"}.'
+            yield _message("E007", hint, problem=problem)
 
 
 def _message(code: str, hint: str, **values: Any) -> CheckMessage:

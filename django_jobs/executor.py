@@ -90,6 +90,7 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
 def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]:
     """Call the job's function; its outcome, and the exception if it raised one."""
     reporter = Reporter(job)
+    in_transaction = _aliases_in_transaction()
     token = _current_job.set(job)
     raised: BaseException | None = None
     result: Any = None
@@ -102,6 +103,11 @@ def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]
             raised = error
         finally:
             _current_job.reset(token)
+            for alias in _aliases_in_transaction() - in_transaction:
+                # The report would become part of it and be lost with it.
+                logger.warning("%s left a transaction on %s open; it is rolled back.", job.task, alias)
+                connections[alias].close()
+                del connections[alias]
             close_old_connections()
     log, progress = reporter.log.text(), reporter.fields()
     if raised is not None:
@@ -110,6 +116,10 @@ def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]
     if problem := json_error(result):
         return Outcome.finished(result_error=f"The result {problem}.", log=log, progress=progress), None
     return Outcome.finished(result=result, log=log, progress=progress), None
+
+
+def _aliases_in_transaction() -> set[str]:
+    return {each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block}
 
 
 def _describe(error: BaseException) -> dict[str, str]:

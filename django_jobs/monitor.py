@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from .engines import all_engines
+from .engines import BaseEngine, all_engines
 from .exceptions import EngineUnavailable
 from .models import Job, Queue, Worker
 
@@ -15,7 +16,10 @@ MOST_COUNTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """One queue now. Counts are capped at `MOST_COUNTED`; `error` tells why its server was not reached."""
+    """One queue now. Counts are capped at `MOST_COUNTED`.
+
+    `error` tells what is wrong with it: its server is away, or it is not declared.
+    """
 
     name: str
     engine: str
@@ -47,7 +51,7 @@ class WorkerFigures:
 
 
 def queues() -> list[QueueFigures]:
-    """The figures of every declared queue."""
+    """The figures of every declared queue, and of others where jobs wait that nobody will take."""
     paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
     listening = [name for worker in Worker.objects.alive() for name in worker.queues]
     figures = []
@@ -58,23 +62,12 @@ def queues() -> list[QueueFigures]:
             except EngineUnavailable as unavailable:
                 epoch, error = None, str(unavailable)
             for name in names:
-                jobs = Job.objects.filter(engine=engine.name, queue=name)
                 figures.append(
-                    QueueFigures(
-                        name=name,
-                        engine=engine.name,
-                        server=server,
-                        paused=name in paused,
-                        queued=_count(jobs.queued()),
-                        scheduled=_count(jobs.scheduled()),
-                        deferred=_count(jobs.deferred()),
-                        started=_count(jobs.started()),
-                        failed=_count(jobs.failed()),
-                        undelivered=None if epoch is None else _count(jobs.undelivered(epoch)),
-                        workers=listening.count(name),
-                        error=error,
-                    )
+                    _figures(engine, server, name, epoch, error, name in paused, listening.count(name))
                 )
+        for name in _undeclared_queues(engine):
+            error = f"Jobs wait on the queue {name}, which {engine.queues_setting} does not declare."
+            figures.append(_figures(engine, "", name, None, error, name in paused, listening.count(name)))
     return figures
 
 
@@ -95,6 +88,36 @@ def workers() -> list[WorkerFigures]:
         )
         for worker in Worker.objects.all()
     ]
+
+
+def _figures(
+    engine: BaseEngine, server: str, name: str, epoch: str | None, error: str, paused: bool, workers: int
+) -> QueueFigures:
+    jobs = Job.objects.filter(engine=engine.name, queue=name)
+    return QueueFigures(
+        name=name,
+        engine=engine.name,
+        server=server,
+        paused=paused,
+        queued=_count(jobs.queued()),
+        scheduled=_count(jobs.scheduled()),
+        deferred=_count(jobs.deferred()),
+        started=_count(jobs.started()),
+        failed=_count(jobs.failed()),
+        undelivered=None if epoch is None else _count(jobs.undelivered(epoch)),
+        workers=workers,
+        error=error,
+    )
+
+
+def _undeclared_queues(engine: BaseEngine) -> list[str]:
+    # The gaps between the declared names: ranges of an index, where NOT IN would read all that is queued.
+    names = sorted(engine.queue_names())
+    gaps = Q(queue__lt=names[0]) | Q(queue__gt=names[-1]) if names else Q()
+    for lower, upper in pairwise(names):
+        gaps |= Q(queue__gt=lower, queue__lt=upper)
+    waiting = Job.objects.queued().filter(gaps, engine=engine.name).order_by()
+    return sorted(set(waiting.values_list("queue", flat=True)[:1000]))
 
 
 def _count(jobs: QuerySet[Job]) -> int:

@@ -29,6 +29,8 @@ SETTLED = timedelta(seconds=5)
 """A delivery younger than this may be on its way from the queue to its claim."""
 MOST_TOLD = 2
 """The number, from 0, of the last lost delivery of an attempt that leaves a trace."""
+LONGEST_PASS_SECONDS = 4
+"""What a pass of the maintainer may take when servers do not answer."""
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Reconciler:
         A gap counts as lost contact: this machine slept, and so may the workers have.
         """
         now = _clock()
-        if lost or now - self._contact_at > settings.LEASE_SECONDS / 2:
+        if lost or now - self._contact_at > max(settings.LEASE_SECONDS / 2, LONGEST_PASS_SECONDS):
             self._contact_since = now
         self._contact_at = now
 
@@ -64,11 +66,12 @@ class Reconciler:
         """Deliver anew what was delivered, is not claimed, and was missing from its queue twice."""
         absent: dict[str, Delivery] = {}
         for engine in all_engines():
-            for queue in engine.queue_names():
+            for queues in engine.servers().values():
                 try:
-                    absent |= {delivery.id: delivery for delivery in _absent(engine, queue)}
+                    for queue in queues:
+                        absent |= {delivery.id: delivery for delivery in _absent(engine, queue)}
                 except EngineUnavailable as error:
-                    logger.info("Deliveries on %s not checked: %s", queue, error)
+                    logger.info("Deliveries on %s not checked: %s", ", ".join(queues), error)
         confirmed = [absent[delivery_id] for delivery_id in self._suspects & absent.keys()]
         self._suspects = set(absent) - {delivery.id for delivery in confirmed}
         return sum(_redeliver(delivery) for delivery in confirmed)

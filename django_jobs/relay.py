@@ -37,6 +37,8 @@ def push_at_commit(job: Job, alias: str) -> None:
     down. It never raises: what it could not push, the loop pushes.
     """
     connection = transaction.get_connection(alias)
+    if not connection.get_autocommit() and not connection.in_atomic_block:
+        return  # Transactions managed by hand have no callbacks; the loop sees the row when it is committed.
     if not connection.run_on_commit:  # A new transaction.
         _batches[connection] = []
     batch = _batches.setdefault(connection, [])

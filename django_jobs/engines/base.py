@@ -85,6 +85,10 @@ class BaseEngine(ABC):
     def withdraw(self, delivery: Delivery) -> None:
         """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
 
+    def configuration_errors(self) -> list[str]:
+        """What is wrong with the declared queues, a sentence each; found without asking a server."""
+        return []
+
     def queue_names(self) -> list[str]:
         return [queue for queues in self.servers().values() for queue in queues]
 

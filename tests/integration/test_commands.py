@@ -72,7 +72,7 @@ def test_status_without_redis_tells_the_database_and_the_masked_url(db, capsys, 
 
     told = capsys.readouterr()
     assert "file_processing  0" in told.out
-    assert "Not reached: Redis at redis://:***@127.0.0.1:1/0" in told.err
+    assert "Redis at redis://:***@127.0.0.1:1/0" in told.err
     assert "secret" not in told.err
 
 

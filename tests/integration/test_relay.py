@@ -119,10 +119,9 @@ def test_pushed_twice_a_job_has_one_delivery(job_factory, queued_ids):
 
 def test_a_job_that_moved_on_during_the_push_is_not_marked_as_delivered(job_factory, monkeypatch):
     job = job_factory()
-    delivery = Delivery.of(job)
     Job.objects.filter(pk=job.pk).update(attempt=2)
 
-    relay._push(get_engine("rq"), [delivery])
+    relay._push(get_engine("rq"), [job])
 
     assert fresh(job).delivered_at is None
 
@@ -230,12 +229,15 @@ def test_after_a_failure_pushes_at_commit_rest_and_are_tried_again_later(setting
     declared = settings.RQ_QUEUES
     settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
     tasks.add.enqueue(1)
-    settings.RQ_QUEUES = declared
+    assert relay._resting_until["redis://127.0.0.1:1/0"] > time.monotonic()
 
+    settings.RQ_QUEUES = declared
+    [server] = get_engine("rq").servers()
+    monkeypatch.setitem(relay._resting_until, server, time.monotonic() + 60)
     tasks.add.enqueue(2)
     assert queued_ids("file_processing") == []
 
-    monkeypatch.setitem(relay._resting_until, "rq", time.monotonic() - 0.01)
+    monkeypatch.setitem(relay._resting_until, server, time.monotonic() - 0.01)
     job = tasks.add.enqueue(3)
     assert queued_ids("file_processing") == ids(job)
 

@@ -34,6 +34,16 @@ class RQEngine(BaseEngine):
             grouped.setdefault(masked_url(impatient_client(queue)), []).append(queue)
         return grouped
 
+    def configuration_errors(self) -> list[str]:
+        errors = []
+        for queue in declared_queues():
+            try:
+                impatient_client(queue)
+                self.default_timeout_seconds(queue)
+            except Exception as error:  # noqa: BLE001 - Whatever RQ, django-rq and redis make of it.
+                errors.append(f'RQ_QUEUES["{queue}"] is of no use: {type(error).__name__}: {error}')
+        return errors
+
     def default_timeout_seconds(self, queue: str) -> int | None:
         seconds = parse_timeout(declared_queues()[queue].get("DEFAULT_TIMEOUT")) or RQQueue.DEFAULT_TIMEOUT
         return seconds if seconds > 0 else None

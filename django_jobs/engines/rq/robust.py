@@ -60,6 +60,10 @@ class RobustWorker(Worker):
         super().check_for_suspension(*args, **kwargs)
 
     @outlives_redis
+    def set_shutdown_requested_date(self) -> None:
+        super().set_shutdown_requested_date()
+
+    @outlives_redis
     def maintain_heartbeats(self, *args: Any, **kwargs: Any) -> None:
         super().maintain_heartbeats(*args, **kwargs)
 

@@ -48,7 +48,7 @@ class Command(BaseCommand):
         if not workers:
             self.stdout.write("No worker runs; start one with: manage.py rqworker")
         for error in dict.fromkeys(queue.error for queue in queues if queue.error):
-            self.stderr.write(f"Not reached: {error}")
+            self.stderr.write(error)
 
     def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -9,9 +9,9 @@ from typing import Any
 from django.core.management.base import CommandError
 from django_rq.management.commands.rqworker import Command as RQWorkerCommand
 
-from ... import maintainer
+from ... import maintainer, relay
 from ...engines.rq.starting import make_worker
-from ...environment import start_embedded_if_default
+from ...environment import prepare_default_server
 from ...exceptions import UnknownQueue
 
 _LEVELS = {0: "WARNING", 1: "INFO"}
@@ -39,7 +39,11 @@ class Command(RQWorkerCommand):
             logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         if options["pid"]:
             Path(options["pid"]).expanduser().write_text(str(os.getpid()))
-        start_embedded_if_default()
+        if notice := prepare_default_server():
+            self.stderr.write(notice)
+        if options["burst"]:  # It ends before the maintainer's first pass: deliver now what waits.
+            while relay.run_once() >= relay.BATCH:
+                pass
         try:
             worker = make_worker(
                 queues,
