@@ -79,11 +79,12 @@ def lose(job: Job, evidence: str) -> bool:
         update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
     error = _error(WORKER_LOST, short(evidence, 2000))
     with transaction.atomic(using=router.db_for_write(Job)):
-        status = _end_attempt(job, {**update, **error, "losses": F("losses") + 1})
+        status = _end_attempt(job, {**update, **error, "losses": F("losses") + 1}, if_canceled={})
         if status is None:
             return False
         if status == CANCELED:
             kind, event, verdict = Attempt.Outcome.CANCELED, JobEvent.Kind.CANCELED, "it was to be canceled"
+            error = _error(error_message=error["error_message"])
         else:
             kind, event = Attempt.Outcome.LOST, JobEvent.Kind.WORKER_LOST
         worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
@@ -106,14 +107,15 @@ def _record(job: Job, outcome: Outcome, worker_name: str) -> None:
         update = _next_attempt(job)
     else:
         update = {"status": FAILED, "finished_at": Now()}
-    update |= {**outcome.error, **(outcome.progress or {})}
-    if _end_attempt(job, update):
+    told = {**outcome.error, **(outcome.progress or {})}
+    update |= told
+    if _end_attempt(job, update, if_canceled=told):
         _store_attempt(job, outcome, worker_name)
     elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
         _note_late_report(job, outcome, worker_name)
 
 
-def _end_attempt(job: Job, update: dict[str, Any]) -> Status | None:
+def _end_attempt(job: Job, update: dict[str, Any], *, if_canceled: dict[str, Any]) -> Status | None:
     """Write the end of a held attempt and return the status written, None if it is not held any more.
 
     A job that was asked to cancel gets no further attempt, but what finished stays finished.
@@ -122,8 +124,7 @@ def _end_attempt(job: Job, update: dict[str, Any]) -> Status | None:
     going_on = held if update["status"] == FINISHED else held.filter(cancel_requested_at__isnull=True)
     if going_on.update(**update):
         return Status(update["status"])
-    told = {name: value for name, value in update.items() if name not in _NEXT_ATTEMPT_FIELDS}
-    if held.update(**{**told, "status": CANCELED, "finished_at": Now()}):
+    if held.update(**if_canceled, status=CANCELED, finished_at=Now()):
         return CANCELED
     return None
 
@@ -186,9 +187,3 @@ def _next_attempt(job: Job, seconds: float | None = None) -> dict[str, Any]:
         "claim_id": None,
         "started_at": None,
     }
-
-
-_NEXT_ATTEMPT_FIELDS = {
-    *("scheduled_for", "queued_at", "attempt", "delivery", "delivered_at", "delivered_epoch"),
-    *("worker", "claim_id", "started_at", "max_attempts", "losses"),
-}

@@ -1,5 +1,16 @@
-"""The test project's settings for worker processes of tests: the test database, a short lease."""
+"""The test project's settings for worker processes of tests: the test database, a short lease.
+
+Without the app `documents` and its pages, whose libraries take a second to import.
+"""
+
+import os
 
 from testproject.settings import *  # noqa: F403
+from testproject.settings import INSTALLED_APPS as ALL_APPS
+
+INSTALLED_APPS = [app for app in ALL_APPS if app != "testproject.documents"]
+ROOT_URLCONF = "tests.worker_urls"
+if os.environ.get("DATABASE_POOL"):
+    DATABASES["default"]["OPTIONS"] = {"pool": True}  # noqa: F405
 
 DJANGO_JOBS = {"LEASE_SECONDS": 3, "ALLOWED_TASKS": ["tests.tasks"]}

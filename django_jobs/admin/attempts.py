@@ -3,10 +3,11 @@
 from django.contrib import admin
 from django.urls import reverse
 from django.utils.html import format_html
+from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 
 from ..models import Attempt
-from .base import CappedPaginator, LookOnly, error_text, moment, preformatted
+from .base import CappedPaginator, LookOnly, call_text, error_text, moment, preformatted
 
 
 class AttemptDisplay(LookOnly):
@@ -45,7 +46,7 @@ class AttemptInline(AttemptDisplay, admin.StackedInline):
 
 @admin.register(Attempt)
 class AttemptAdmin(AttemptDisplay, admin.ModelAdmin):
-    list_display = ("__str__", "task", "outcome", "worker_name", "started", "ran", "error")
+    list_display = ("short_call", "number", "outcome", "worker_name", "since", "ran", "short_error")
     list_filter = ("outcome",)
     list_select_related = ("job",)
     list_per_page = 50
@@ -58,9 +59,15 @@ class AttemptAdmin(AttemptDisplay, admin.ModelAdmin):
     class Media:
         css = {"all": ["django_jobs/admin.css"]}
 
-    @admin.display(description=_("task"))
-    def task(self, attempt: Attempt) -> str:
-        return attempt.job.task
+    since = moment("started_at", precise=False)
+
+    @admin.display(description=_("call"))
+    def short_call(self, attempt: Attempt) -> str:
+        return call_text(attempt.job)
+
+    @admin.display(description=_("error"))
+    def short_error(self, attempt: Attempt) -> str:
+        return Truncator(error_text(attempt)).chars(100)
 
     @admin.display(description=_("job"))
     def job_link(self, attempt: Attempt) -> str:

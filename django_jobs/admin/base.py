@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy
 
@@ -40,12 +41,17 @@ class LookOnly:
         return False
 
 
+def call_text(job: Job) -> str:
+    """The call in the space of a list's column, without the module."""
+    return Truncator(job.call.removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(60)
+
+
 def error_text(row: Job | Attempt) -> str:
     return f"{row.error_type}: {row.error_message}" if row.error_type else NOTHING
 
 
-def moment(field: str) -> Callable[[Any, Any], str]:
-    """A column or line for a time, to the millisecond, in the current time zone."""
+def moment(field: str, *, precise: bool = True) -> Callable[[Any, Any], str]:
+    """A time in the current time zone: to the millisecond and with the zone's name, or to the second."""
 
     @admin.display(description=gettext_lazy(field.replace("_", " ")), ordering=None)
     def text(self: Any, row: Any) -> str:
@@ -53,7 +59,8 @@ def moment(field: str) -> Callable[[Any, Any], str]:
         if value is None:
             return NOTHING
         here = localtime(value)
-        return f"{here:%Y-%m-%d %H:%M:%S}.{here.microsecond // 1000:03} {here:%Z}"
+        rest = f".{here.microsecond // 1000:03} {here:%Z}" if precise else ""
+        return f"{here:%Y-%m-%d %H:%M:%S}{rest}"
 
     return text
 

@@ -9,7 +9,6 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.text import Truncator
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -18,7 +17,17 @@ from ..engines import all_engines
 from ..exceptions import JobsError
 from ..models import Job, JobEvent
 from .attempts import AttemptInline
-from .base import NOTHING, CappedPaginator, LookOnly, bar, error_text, moment, preformatted, pretty_json
+from .base import (
+    NOTHING,
+    CappedPaginator,
+    LookOnly,
+    bar,
+    call_text,
+    error_text,
+    moment,
+    preformatted,
+    pretty_json,
+)
 
 
 class QueueFilter(admin.SimpleListFilter):
@@ -45,16 +54,7 @@ class JobEventInline(LookOnly, admin.TabularInline):
 
 @admin.register(Job)
 class JobAdmin(LookOnly, admin.ModelAdmin):
-    list_display = [
-        "call_text",
-        "status",
-        "progress_bar",
-        "queue",
-        "attempt_of",
-        "subject",
-        "created",
-        "ran",
-    ]
+    list_display = ["short_call", "status", "progress_bar", "queue", "attempt_of", "since", "ran", "subject"]
     list_filter = ["status", QueueFilter, "engine"]
     list_per_page = 50
     ordering = ["-id"]
@@ -65,6 +65,7 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
     search_help_text = _("A job's id, a subject such as file:42, or part of a task's name.")
     actions = ["requeue", "cancel"]
     inlines = [AttemptInline, JobEventInline]
+    since = moment("created_at", precise=False)
     created = moment("created_at")
     scheduled = moment("scheduled_for")
     queued = moment("queued_at")
@@ -139,8 +140,8 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
             self.message_user(request, _("%d had ended already.") % ended, messages.WARNING)
 
     @admin.display(description=_("call"))
-    def call_text(self, job: Job) -> str:
-        return Truncator(job.call.removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(60)
+    def short_call(self, job: Job) -> str:
+        return call_text(job)
 
     @admin.display(description=_("call"))
     def call_code(self, job: Job) -> str:

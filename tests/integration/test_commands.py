@@ -120,3 +120,15 @@ def test_requeue_failed_wants_to_know_which(db):
 def test_requeue_failed_guesses_a_misspelled_queue(db):
     with pytest.raises(CommandError, match='Did you mean "file_processing"'):
         call_command("requeue_failed", "--queue", "file_procesing")
+
+
+def test_status_tells_of_jobs_on_a_queue_that_nobody_declares(job_factory, capsys):
+    for queue in ("aaa", "gone", "zzz"):
+        job_factory(queue=queue)
+
+    call_command("jobs_status")
+
+    told = capsys.readouterr()
+    assert "gone" in told.out
+    assert "Jobs wait on the queue gone, which RQ_QUEUES does not declare." in told.err
+    assert {"aaa", "gone", "zzz"} < status(capsys)["queues"].keys()

@@ -92,13 +92,17 @@ class RobustWorker(Worker):
 
     def execute_job(self, job: Any, queue: Any) -> None:
         try:
-            super().execute_job(job, queue)
+            self._execute_job(job, queue)
         except StopRequested:
             raise
         except Exception:
             logger.warning("Worker %s: RQ's record of %s is not complete.", self.name, job.id, exc_info=True)
         finally:
             self.executions.clear()  # One left by an error would be taken for the next job's.
+
+    @outlives_redis
+    def _execute_job(self, job: Any, queue: Any) -> None:
+        super().execute_job(job, queue)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Kill the child and its process group.

@@ -120,6 +120,13 @@ class JobsWorker(RobustWorker):
             )
         super().main_work_horse(job, queue)
 
+    def request_force_stop(self, *args: Any) -> None:
+        try:
+            super().request_force_stop(*args)
+        except SystemExit:
+            self._ending = "its process was ended with the worker, which was told twice to stop"
+            raise
+
     def wait_for_horse(self) -> Any:
         ended = super().wait_for_horse()
         _, status, usage = ended
@@ -142,6 +149,7 @@ class JobsWorker(RobustWorker):
         if held and held.job_id == job_id:
             logger.info("Worker %s: stopping job %s, which was canceled.", self.name, job_id)
             self._stopped_job_id = held.delivery_id
+            self._ending = "its process was ended on request"
             self.kill_horse()
 
     def _end_orphans(self) -> None:

@@ -1,0 +1,174 @@
+"""Workers outlive what happens around them: Redis restarted, junk in queues, jobs that heed nothing."""
+
+import json
+import os
+import signal
+
+import pytest
+from django.db import connection
+from rq.job import Job as RQJob
+from rq.queue import Queue as RQQueue
+
+from django_jobs import embedded
+from django_jobs.engines import Delivery
+from django_jobs.models import Job, Worker
+from django_jobs.states import FAILED, FINISHED, STARTED
+from tests import tasks
+from tests.conftest import fresh, lines, wait_until
+
+
+@pytest.fixture
+def restart_valkey(valkey_server):
+    """kill -9 of the server; the function returned starts it again, which otherwise happens at the end."""
+    directory = valkey_server.directory
+
+    def kill():
+        os.kill(embedded.find(directory).pid, signal.SIGKILL)
+        wait_until(lambda: embedded.find(directory) is None)
+        return lambda: embedded.start(directory)
+
+    yield kill
+    embedded.start(directory)
+
+
+def test_an_idle_worker_outlives_a_restart_of_redis(start_worker, restart_valkey):
+    worker = start_worker("file_processing", "vectorization")
+    wait_until(lambda: "Listening on" in worker.log.read_text())
+
+    start_again = restart_valkey()
+    job = tasks.add.enqueue(1, 2)
+    wait_until(lambda: "could not connect to Redis" in worker.log.read_text())
+    start_again()
+
+    job.wait(timeout=20)
+    assert (job.status, job.result, worker.process.poll()) == (FINISHED, 3, None)
+
+
+def test_a_job_that_ends_while_redis_is_away_is_finished_and_the_worker_goes_on(
+    start_worker, restart_valkey, tmp_path
+):
+    effects = tmp_path / "effects"
+    job = tasks.hold.enqueue(str(effects), str(tmp_path / "release"))
+    worker = start_worker("file_processing")
+    wait_until(effects.exists)
+
+    start_again = restart_valkey()
+    (tmp_path / "release").touch()
+    job.wait(timeout=20)
+    start_again()
+    following = tasks.add.enqueue(1)
+    following.wait(timeout=20)
+
+    assert (job.status, following.status, worker.process.poll()) == (FINISHED, FINISHED, None)
+    assert [line.split()[0] for line in lines(effects)] == ["started", "ended"]
+
+
+@pytest.mark.parametrize("queues", [["file_processing"], ["file_processing", "vectorization"]])
+def test_a_worker_outlives_foreign_bytes_and_broken_hashes_in_its_queue(start_worker, valkey, queues):
+    valkey.rpush("rq:queue:file_processing", b"\xff\xfe junk", "no-such-job", "broken")
+    valkey.hset("rq:job:broken", mapping={"data": "x", "created_at": "never", "status": "nonsense"})
+    job = tasks.add.enqueue(1)
+
+    worker = start_worker(*queues)
+
+    job.wait(timeout=20)
+    assert (job.status, worker.process.poll()) == (FINISHED, None)
+
+
+def test_an_rq_job_under_the_id_of_a_delivery_runs_nothing_but_a_delivery(
+    start_worker, valkey, job_factory, tmp_path
+):
+    job = job_factory()
+    forged = RQJob.create(
+        "tests.tasks.record",
+        args=(str(tmp_path / "effects"), "forged"),
+        id=Delivery.of(job).id,
+        origin="file_processing",
+        connection=valkey,
+        serializer=json_serializer(),
+    )
+    RQQueue("file_processing", connection=valkey, serializer=json_serializer()).enqueue_job(forged)
+
+    worker = start_worker("file_processing")
+
+    wait_until(lambda: "would not run one" in worker.log.read_text())
+    assert not (tmp_path / "effects").exists()
+
+
+def test_a_job_that_does_not_heed_its_time_limit_is_killed(start_worker):
+    job = tasks.heed_no_signal.using(timeout=1).enqueue(60)
+    start_worker("file_processing")
+
+    job.wait(timeout=40)
+
+    assert (job.status, job.is_interrupted) == (FAILED, True)
+    assert "after its time limit of 1 s" in job.error_message
+
+
+def test_a_worker_may_take_the_name_of_one_that_was_killed_but_not_of_one_that_lives(start_worker):
+    first = start_worker("--name", "alice")
+    wait_until(lambda: "Listening on" in first.log.read_text())
+    second = start_worker("--name", "alice")
+
+    assert second.process.wait(timeout=20) == 1
+    assert 'A worker named "alice" runs on' in second.log.read_text()
+
+    first.kill()
+    third = start_worker("--name", "alice")
+    job = tasks.add.enqueue(1)
+    job.wait(timeout=20)
+    assert job.attempts.get().worker_name == "alice"
+    assert third.process.poll() is None
+
+
+def test_a_worker_class_of_somebody_elses_is_refused(start_worker):
+    worker = start_worker("--worker-class", "rq.worker.SimpleWorker")
+
+    assert worker.process.wait(timeout=20) == 1
+    assert "--worker-class is not for this command" in worker.log.read_text()
+
+
+def test_a_burst_worker_delivers_what_redis_does_not_hold_before_it_ends(start_worker, job_factory):
+    job = job_factory(args=[1, 2])
+
+    worker = start_worker("--burst")
+
+    assert worker.process.wait(timeout=20) == 0
+    assert (fresh(job).status, fresh(job).result) == (FINISHED, 3)
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no pool of connections.")
+def test_no_connection_of_a_pool_crosses_a_fork(start_worker):
+    start_worker("file_processing", DATABASE_POOL="yes")
+
+    jobs = [tasks.add.enqueue(number, 1) for number in range(30)]
+
+    for job in jobs:
+        job.wait(timeout=30)
+    assert [(job.status, job.result) for job in jobs] == [(FINISHED, number + 1) for number in range(30)]
+    assert {job.attempts.count() for job in jobs} == {1}
+
+
+def test_a_worker_that_is_killed_leaves_a_row_that_tells_when_it_was_last_seen(start_worker, tmp_path):
+    job = tasks.hold.enqueue(str(tmp_path / "effects"), str(tmp_path / "never"))
+    worker = start_worker("file_processing")
+    wait_until(lambda: fresh(job).status == STARTED)
+
+    worker.kill()
+
+    row = Worker.objects.get(pid=worker.pid)
+    assert Job.objects.get().worker == row
+    assert row.seen_at <= row.leased_until
+
+
+def json_serializer():
+    class Serializer:
+        @staticmethod
+        def dumps(*args, **kwargs):
+            return json.dumps(*args, **kwargs).encode()
+
+        @staticmethod
+        def loads(text, *args, **kwargs):
+            return json.loads(text, *args, **kwargs)
+
+    return Serializer

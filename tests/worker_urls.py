@@ -1,0 +1,3 @@
+"""No pages: worker processes of tests serve none."""
+
+urlpatterns: list[object] = []
