@@ -33,8 +33,8 @@ _unreached: set[str] = set()  # servers that the loop did not reach in its last 
 def push_at_commit(job: Job, alias: str) -> None:
     """Have a queued job pushed when the transaction on database `alias` commits, at once if there is none.
 
-    All jobs of a transaction go in one push, which takes at most a second, and none while the server seems
-    down. It never raises: what it could not push, the loop pushes.
+    The first `BATCH` jobs of a transaction go in one push, which takes at most a second; none is tried while
+    the server seems down. It never raises: what it could not push, the loop pushes.
     """
     connection = transaction.get_connection(alias)
     if not connection.get_autocommit() and not connection.in_atomic_block:

@@ -102,7 +102,25 @@ def test_a_job_that_does_not_heed_its_time_limit_is_killed(start_worker):
     job.wait(timeout=40)
 
     assert (job.status, job.is_interrupted) == (FAILED, True)
-    assert "after its time limit of 1 s" in job.error_message
+    assert "s after its time limit" in job.error_message
+
+
+def test_a_job_runs_to_its_end_once_though_rqs_record_of_it_breaks(start_worker, valkey, tmp_path):
+    effects = tmp_path / "effects"
+    job = tasks.hold_idempotent.enqueue(str(effects), str(tmp_path / "release"))
+    worker = start_worker("file_processing")
+    wait_until(effects.exists)
+
+    key = f"rq:worker:{fresh(job).worker.name}"
+    valkey.delete(key)
+    valkey.set(key, "not the hash that RQ writes its heartbeat to")
+    wait_until(lambda: "is not complete" in worker.log.read_text())
+    valkey.delete(key)
+    (tmp_path / "release").touch()
+
+    job.wait(timeout=20)
+    assert (job.status, job.attempt) == (FINISHED, 1)
+    assert [line.split()[0] for line in lines(effects)] == ["started", "ended"]
 
 
 def test_a_worker_may_take_the_name_of_one_that_was_killed_but_not_of_one_that_lives(start_worker):

@@ -28,7 +28,9 @@ def deliver(monkeypatch):
 
     def call(delivery_id, installation=None):
         monkeypatch.setattr(trampoline, "_disarm_rq_timeout", lambda: None)
-        token = trampoline.claimant.set(trampoline.Claimant(make_worker(), uuid4()))
+        token = trampoline.claimant.set(
+            trampoline.Claimant(make_worker(), uuid4(), trampoline.SharedDeadline())
+        )
         try:
             trampoline.run(delivery_id, installation or str(installation_id()))
         finally:

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
+from redis import RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Worker
 from rq.exceptions import StopRequested
+from rq.utils import as_text
 
 LONGEST_BLOCK_SECONDS = 5
 """How long the worker blocks, in Redis or waiting for its child, before it looks around."""
@@ -73,6 +75,7 @@ class RobustWorker(Worker):
 
     def run_maintenance_tasks(self) -> None:
         try:
+            self._drop_junk()
             super().run_maintenance_tasks()
         except Exception:
             logger.warning("Worker %s: RQ's maintenance failed.", self.name, exc_info=True)
@@ -86,7 +89,7 @@ class RobustWorker(Worker):
                 raise
             except Exception:
                 # Foreign bytes, a broken hash: whoever can write to Redis must not be able to end the worker.
-                logger.warning("Worker %s: what it took from its queue is no job.", self.name, exc_info=True)
+                logger.warning("Worker %s: no job could be taken from its queues.", self.name, exc_info=True)
                 time.sleep(pause)
         return None
 
@@ -98,7 +101,22 @@ class RobustWorker(Worker):
         except Exception:
             logger.warning("Worker %s: RQ's record of %s is not complete.", self.name, job.id, exc_info=True)
         finally:
+            if self.horse_pid:  # RQ stopped looking after its child, which lives.
+                self.wait_for_horse()
+                self._horse_pid = 0
             self.executions.clear()  # One left by an error would be taken for the next job's.
+
+    def _drop_junk(self) -> None:
+        """Remove from the intermediate lists what RQ's maintenance would stumble over, each time anew."""
+        for queue in self.queues:
+            for item in self.connection.lrange(queue.intermediate_queue_key, 0, -1):
+                try:
+                    queue.fetch_job(as_text(item))
+                except RedisError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - Anything that RQ makes of junk.
+                    logger.warning("Worker %s: %r on %s is no job: %s", self.name, item, queue.name, error)
+                    self.connection.lrem(queue.intermediate_queue_key, 1, item)  # type: ignore[arg-type]
 
     @outlives_redis
     def _execute_job(self, job: Any, queue: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
+from django.db import Error, connections
 from django_rq.jobs import get_job_class
 from django_rq.queues import get_queues
 from django_rq.workers import get_exception_handlers
@@ -37,6 +38,7 @@ def make_worker(
     """
     names = _on_one_server(queue_names)
     _wait_for_server(names[0])
+    _wait_for_database()
     chosen = get_job_class(options.pop("job_class", None))
     job_class = type(chosen.__name__, (DeliveryMixin, chosen), {"__module__": __name__})
     if name := options.pop("name", None):
@@ -85,13 +87,26 @@ def _on_one_server(queue_names: Sequence[str]) -> list[str]:
 
 
 def _free_name(name: str, client: Redis) -> None:
-    """Raise `ValueError` if a worker of this name lives; forget RQ's entry of one that does not."""
-    for worker in Worker.objects.alive().filter(name=name):
+    """Raise `ValueError` if a worker of this name lives; forget RQ's entry of one of ours that does not."""
+    namesakes = Worker.objects.filter(name=name)
+    for worker in namesakes.alive():
         if worker.hostname != socket.gethostname() or identity(worker.pid) == worker.process:
             raise ValueError(
                 f'A worker named "{name}" runs on {worker.hostname} (pid {worker.pid}); choose another name.'
             )
-    client.delete(f"{JobsWorker.redis_worker_namespace_prefix}{name}")
+    if namesakes:
+        client.delete(f"{JobsWorker.redis_worker_namespace_prefix}{name}")
+
+
+def _wait_for_database() -> None:
+    while True:
+        try:
+            Worker.objects.exists()
+            return
+        except Error as error:
+            logger.error("The database is not reached or not migrated (%s); trying again in 2 s.", error)
+            connections.close_all()
+            time.sleep(2)
 
 
 def _wait_for_server(queue: str) -> None:

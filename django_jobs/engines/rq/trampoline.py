@@ -3,11 +3,13 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from mmap import mmap
+from struct import Struct
 from uuid import UUID, uuid4
 
 from django.db import connections
@@ -22,14 +24,34 @@ from ...models.workers import installation_id
 from ..base import parse_delivery_id
 
 
+class SharedDeadline:
+    """When the time limit of the function that runs in a child ends, seen by the worker that forked it."""
+
+    def __init__(self) -> None:
+        self._memory = mmap(-1, _MOMENT.size)
+
+    def set(self, seconds: float) -> None:
+        _MOMENT.pack_into(self._memory, 0, time.monotonic() + seconds)
+
+    def clear(self) -> None:
+        _MOMENT.pack_into(self._memory, 0, 0)
+
+    def seconds_over(self) -> float:
+        """Seconds since the deadline; 0 before it, and while none is set."""
+        (moment,) = _MOMENT.unpack_from(self._memory)
+        return max(0, time.monotonic() - moment) if moment else 0
+
+
+_MOMENT = Struct("d")  # Of the monotonic clock, which is one for all processes.
+
+
 @dataclass(frozen=True, slots=True)
 class Claimant:
     """In whose name a delivery is claimed."""
 
     worker: Worker
     claim_id: UUID
-    in_function: mmap = field(default_factory=lambda: mmap(-1, 1))
-    """Shared with the worker, which reads there whether the function runs (1) or not (0)."""
+    deadline: SharedDeadline
 
 
 claimant: ContextVar[Claimant | None] = ContextVar("django_jobs_rq_claimant", default=None)
@@ -61,7 +83,7 @@ def run(delivery_id: str, installation: str) -> None:
             attempt,
             worker=mine.worker,
             claim_id=mine.claim_id,
-            time_limit=lambda seconds: _time_limit(seconds, mine.in_function),
+            time_limit=lambda seconds: _time_limit(seconds, mine.deadline),
         )
 
 
@@ -73,7 +95,7 @@ def _claimant() -> Iterator[Claimant]:
     signs = LifeSigns(f"rq.{os.getpid()}", engine="rq", queues=[])
     signs.start()
     try:
-        yield Claimant(signs.worker, uuid4())
+        yield Claimant(signs.worker, uuid4(), SharedDeadline())
     finally:
         signs.stop()
         connections.close_all()
@@ -86,11 +108,13 @@ def _disarm_rq_timeout() -> None:
 
 
 @contextmanager
-def _time_limit(seconds: int | None, in_function: mmap) -> Iterator[None]:
-    limit = get_default_death_penalty_class()(seconds, JobTimeoutException) if seconds else nullcontext()
-    in_function[0] = 1
+def _time_limit(seconds: int | None, deadline: SharedDeadline) -> Iterator[None]:
+    if seconds is None:
+        yield
+        return
+    deadline.set(seconds)
     try:
-        with limit:
+        with get_default_death_penalty_class()(seconds, JobTimeoutException):
             yield
     finally:
-        in_function[0] = 0
+        deadline.clear()

@@ -2,7 +2,6 @@
 attempt whose process died."""
 
 import logging
-import mmap
 import os
 import signal
 import time
@@ -36,8 +35,6 @@ class Held:
     delivery_id: str
     job_id: UUID
     claim_id: UUID
-    timeout_seconds: int
-    since: float  # monotonic
 
 
 class JobsWorker(RobustWorker):
@@ -52,7 +49,7 @@ class JobsWorker(RobustWorker):
         super().__init__(*args, **kwargs)
         self._held: Held | None = None
         self._ending = ""
-        self._in_function = mmap.mmap(-1, 1)  # Shared with the children: 1 while the function runs.
+        self._deadline = trampoline.SharedDeadline()
         self._own_pid = os.getpid()
         self._maintainer: KeptProcess | None = None
         self._signs = LifeSigns(
@@ -93,7 +90,7 @@ class JobsWorker(RobustWorker):
 
     def execute_job(self, job: Any, queue: Any) -> None:
         if asked := parse_delivery_id(job.id):
-            self._held = Held(job.id, asked[0], uuid4(), job.timeout, time.monotonic())
+            self._held = Held(job.id, asked[0], uuid4())
             # RQ's limits surround claim and report, which may have to wait; ours surrounds the function.
             job.timeout = -1
         self._ending = ""
@@ -109,14 +106,14 @@ class JobsWorker(RobustWorker):
     def fork_work_horse(self, job: Any, queue: Any) -> None:
         with self._signs.lock:
             disconnect_databases()
-            self._in_function[0] = 0
+            self._deadline.clear()
             super().fork_work_horse(job, queue)
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
         die_with_parent(self._own_pid)
         if self._held:
             trampoline.claimant.set(
-                trampoline.Claimant(self._signs.worker, self._held.claim_id, self._in_function)
+                trampoline.Claimant(self._signs.worker, self._held.claim_id, self._deadline)
             )
         super().main_work_horse(job, queue)
 
@@ -135,12 +132,9 @@ class JobsWorker(RobustWorker):
         return ended
 
     def _kill_in_overtime(self) -> None:
-        held = self._held
-        if not held or held.timeout_seconds <= 0 or not self._in_function[0]:
-            return
-        overtime = time.monotonic() - held.since - held.timeout_seconds
+        overtime = self._deadline.seconds_over()
         if overtime > OVERTIME_SECONDS:
-            self._ending = f"it ran on {overtime:.0f} s after its time limit of {held.timeout_seconds} s"
+            self._ending = f"its function ran on {overtime:.0f} s after its time limit"
             self.kill_horse()
 
     def _stop_held_job(self, job_id: UUID) -> None:
@@ -175,8 +169,8 @@ class JobsWorker(RobustWorker):
     def _start_life_signs(self) -> None:
         while True:
             try:
-                self._signs.start()
                 self._note_namespace()
+                self._signs.start()
                 return
             except Error as error:
                 logger.warning("Worker %s waits for the database: %s", self.name, error)
