@@ -25,7 +25,8 @@ REST_AFTER_FAILURE_SECONDS = 5
 
 logger = logging.getLogger(__name__)
 
-_batches: WeakKeyDictionary[object, list[Job]] = WeakKeyDictionary()  # {connection: jobs of its transaction}
+_batches: WeakKeyDictionary[object, tuple[object, list[Job]]] = WeakKeyDictionary()
+"""{connection: (the callbacks of its transaction, the jobs of its transaction)}"""
 _resting_until: dict[str, float] = {}  # {server: monotonic time}
 _unreached: set[str] = set()  # servers that the loop did not reach in its last pass
 
@@ -39,9 +40,10 @@ def push_at_commit(job: Job, alias: str) -> None:
     connection = transaction.get_connection(alias)
     if not connection.get_autocommit() and not connection.in_atomic_block:
         return  # Transactions managed by hand have no callbacks; the loop sees the row when it is committed.
-    if not connection.run_on_commit:  # A new transaction.
-        _batches[connection] = []
-    batch = _batches.setdefault(connection, [])
+    callbacks, batch = _batches.get(connection, (None, []))
+    if callbacks is not connection.run_on_commit:  # A new transaction, or one that rolled back a part.
+        batch = []
+        _batches[connection] = connection.run_on_commit, batch
     batch.append(job)
     # Each job has a callback, as a savepoint may roll back with its own; the first that runs pushes all.
     transaction.on_commit(lambda: _push_batch(batch), using=alias, robust=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
-from django_rq.connection_utils import filter_connection_params, get_redis_connection
+from django_rq.connection_utils import get_redis_connection
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -26,10 +26,11 @@ def impatient_client(queue: str) -> Redis:
 
     One for all queues of a server, and another in each process: connections are not shared across a fork.
     """
-    parameters = filter_connection_params(declared_queues()[queue])
+    declared = declared_queues()[queue]
+    parameters = {key: value for key, value in declared.items() if not key.startswith("DEFAULT_")}
     key = (os.getpid(), repr(sorted(parameters.items())))
     if key not in _clients:
-        client = get_redis_connection(declared_queues()[queue])
+        client = get_redis_connection(declared)
         client.connection_pool.connection_kwargs.update(
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,

@@ -57,7 +57,7 @@ class JobsWorker(RobustWorker):
             engine="rq",
             queues=self.queue_names(),
             on_cancel=self._stop_held_job,
-            on_renewal=self._end_orphans,
+            on_renewal=self._look_after_child,
         )
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -83,10 +83,6 @@ class JobsWorker(RobustWorker):
         if self._maintainer and not self.is_horse and not self._stop_requested:
             self._maintainer.revive()
         super().heartbeat(*args, **kwargs)
-
-    def maintain_heartbeats(self, *args: Any, **kwargs: Any) -> None:
-        self._kill_in_overtime()
-        super().maintain_heartbeats(*args, **kwargs)
 
     def execute_job(self, job: Any, queue: Any) -> None:
         if asked := parse_delivery_id(job.id):
@@ -131,11 +127,12 @@ class JobsWorker(RobustWorker):
             self._ending = self._ending or _how_it_ended(status, usage)
         return ended
 
-    def _kill_in_overtime(self) -> None:
+    def _look_after_child(self) -> None:
         overtime = self._deadline.seconds_over()
         if overtime > OVERTIME_SECONDS:
             self._ending = f"its function ran on {overtime:.0f} s after its time limit"
             self.kill_horse()
+        self._end_orphans()
 
     def _stop_held_job(self, job_id: UUID) -> None:
         """End the child that runs this job. RQ notes it as stopped, `_end_orphans` as canceled."""
