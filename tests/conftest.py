@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -44,6 +45,11 @@ def wait_until(check: Callable[[], Any], timeout_seconds: float = 20) -> Any:
         time.sleep(0.05)
 
 
+def lines(path: Path) -> list[str]:
+    """What jobs have recorded in a file of effects."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
 def fresh(row: Any) -> Any:
     """The row as it is in the database now."""
     return type(row)._base_manager.get(pk=row.pk)
@@ -65,6 +71,22 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
         client.flushall()
         yield client
     settings.RQ_QUEUES = declared
+
+
+@pytest.fixture
+def freeze(valkey: redis.Redis, valkey_server: embedded.EmbeddedServer) -> Iterator[Callable[[], None]]:
+    """Make the server take connections and answer nothing from now on, until the test ends."""
+    frozen: list[int] = []
+
+    def stop() -> None:
+        server = embedded.find(valkey_server.directory)  # Restarted by other tests, it has another pid.
+        assert server
+        frozen.append(server.pid)
+        os.kill(server.pid, signal.SIGSTOP)
+
+    yield stop
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(autouse=True)
@@ -132,14 +154,33 @@ def no_time_limit(seconds: int | None) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def everything_in(valkey: redis.Redis) -> str:
+    """All keys and values of the server as text, what RQ compressed unpacked."""
+    readers: dict[bytes, Callable[[bytes], Any]] = {
+        b"string": valkey.get,
+        b"hash": valkey.hgetall,
+        b"list": lambda key: valkey.lrange(key, 0, -1),
+        b"set": valkey.smembers,
+        b"zset": lambda key: valkey.zrange(key, 0, -1),
+        b"stream": valkey.xrange,
+    }
+    told = []
+    for key in valkey.scan_iter():
+        value = readers[valkey.type(key)](key)
+        told.append(f"{key!r}: {value!r}")
+        if isinstance(value, dict) and b"data" in value:
+            told.append(zlib.decompress(value[b"data"]).decode())
+    return "\n".join(told)
+
+
 class WorkerProcess:
     """`manage.py rqworker` as a process of its own, in a session of its own."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str]) -> None:
+    def __init__(self, command: str, *arguments: str, environment: dict[str, str]) -> None:
         self.log = Path(environment["PROJECT_DATA"]) / f"worker-{uuid4().hex[:6]}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "rqworker", *arguments],
+                [sys.executable, "manage.py", command, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=log,
@@ -181,8 +222,8 @@ def start_worker(
         "PROJECT_DATA": str(tmp_path),
     }
 
-    def start(*arguments: str, **more_environment: str) -> WorkerProcess:
-        workers.append(WorkerProcess(*arguments, environment={**environment, **more_environment}))
+    def start(*arguments: str, command: str = "rqworker", **more_environment: str) -> WorkerProcess:
+        workers.append(WorkerProcess(command, *arguments, environment={**environment, **more_environment}))
         return workers[-1]
 
     yield start

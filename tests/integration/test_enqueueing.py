@@ -1,15 +1,12 @@
 """Enqueueing: the row, its delivery at commit, and what is refused."""
 
 import json
-import os
-import signal
 import time
 import zlib
 from datetime import UTC, datetime, timedelta
 
 import django_rq
 import pytest
-import redis
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
@@ -22,7 +19,7 @@ from django_jobs.models.workers import installation_id
 from django_jobs.signals import job_enqueued
 from django_jobs.states import QUEUED, SCHEDULED
 from tests import tasks
-from tests.conftest import fresh
+from tests.conftest import everything_in, fresh
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,32 +36,6 @@ def default_queue(settings, valkey):
 def unreachable(settings, valkey):
     """Nothing listens where the queues should be."""
     settings.RQ_QUEUES = {name: {"URL": "redis://127.0.0.1:1/0"} for name in settings.RQ_QUEUES}
-
-
-@pytest.fixture
-def frozen(valkey, valkey_server):
-    """The server is there, takes connections and answers nothing."""
-    os.kill(valkey_server.pid, signal.SIGSTOP)
-    yield
-    os.kill(valkey_server.pid, signal.SIGCONT)
-
-
-def everything_in(valkey: redis.Redis) -> str:
-    """All keys and values of the server as text, what RQ compressed unpacked."""
-    readers = {
-        b"string": valkey.get,
-        b"hash": valkey.hgetall,
-        b"list": lambda key: valkey.lrange(key, 0, -1),
-        b"set": valkey.smembers,
-        b"zset": lambda key: valkey.zrange(key, 0, -1),
-    }
-    told = []
-    for key in valkey.keys():
-        value = readers[valkey.type(key)](key)
-        told.append(f"{key!r}: {value!r}")
-        if isinstance(value, dict) and b"data" in value:
-            told.append(zlib.decompress(value[b"data"]).decode())
-    return "\n".join(told)
 
 
 def test_the_row_is_written_in_the_callers_transaction_and_delivered_when_it_commits(valkey, queued_ids):
@@ -227,7 +198,7 @@ def test_an_argument_that_is_not_json_is_refused_by_name_and_type(valkey, value,
 
 def test_a_model_instance_as_argument_is_refused_by_its_class(valkey):
     with pytest.raises(
-        TypeError, match='Argument "left" of tests.tasks.add is a value of type User, .* give an id'
+        TypeError, match=r'Argument "left" of tests\.tasks\.add is a value of type User, .* give an id'
     ):
         tasks.add.enqueue(User.objects.create_user("ada"))
 
@@ -243,7 +214,7 @@ def test_a_call_the_function_does_not_take_is_refused(valkey, arguments):
 
 
 def test_an_unknown_queue_is_refused_with_the_one_that_was_meant(valkey):
-    with pytest.raises(UnknownQueue, match='Unknown queue "vectorisation". Did you mean "vectorization"?'):
+    with pytest.raises(UnknownQueue, match=r'Unknown queue "vectorisation"\. Did you mean "vectorization"\?'):
         tasks.add.using(queue="vectorisation").enqueue(1)
 
     assert not Job.objects.exists()
@@ -255,7 +226,7 @@ def test_an_unknown_queue_like_no_other_is_refused_with_all_there_are(valkey):
 
 
 def test_an_unknown_engine_is_refused(valkey):
-    with pytest.raises(UnknownEngine, match='Unknown engine "rqq"; did you mean "rq"?'):
+    with pytest.raises(UnknownEngine, match=r'Unknown engine "rqq"; did you mean "rq"\?'):
         tasks.add.using(engine="rqq").enqueue(1)
 
 
@@ -336,7 +307,9 @@ def test_without_redis_the_row_waits_and_the_request_is_not_hurt(unreachable):
     assert (fresh(job).status, fresh(job).delivered_at) == (QUEUED, None)
 
 
-def test_a_frozen_redis_costs_one_request_a_second_and_the_following_ones_nothing(frozen):
+def test_a_frozen_redis_costs_one_request_a_second_and_the_following_ones_nothing(freeze):
+    freeze()
+
     began = time.monotonic()
     first = tasks.add.enqueue(1)
     first_seconds = time.monotonic() - began

@@ -175,7 +175,7 @@ def test_a_delivery_of_another_installation_runs_nothing_and_says_how_to_part_th
     job = job_factory()
 
     with pytest.raises(
-        trampoline.ForeignDelivery, match="two projects share a Redis database.*RQ_KEY_PREFIX"
+        trampoline.ForeignDelivery, match=r"two projects share a Redis database.*RQ_KEY_PREFIX"
     ):
         deliver(f"{job.pk.hex}-1-0", installation=str(uuid4()))
 

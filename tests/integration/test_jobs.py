@@ -206,4 +206,4 @@ def test_a_deleted_job_takes_its_attempts_and_events_along(job_factory):
 
     job.delete()
 
-    assert not (Job.objects.exists() or Attempt.objects.exists() or JobEvent.objects.exists())
+    assert [model.objects.count() for model in (Job, Attempt, JobEvent)] == [0, 0, 0]

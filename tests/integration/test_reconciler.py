@@ -1,4 +1,4 @@
-"""The reconciler: what a dead worker held is ended, what a queue lost is delivered anew, nothing else is touched."""
+"""The reconciler: what a dead worker held is ended, what a queue lost is delivered anew; no more."""
 
 import os
 import socket

@@ -1,0 +1,187 @@
+"""Whatever is killed: the row tells the truth, nothing runs twice that may not, what may run again does."""
+
+import os
+import signal
+import time
+
+from django.db import connection
+
+from django_jobs import Retry
+from django_jobs.models import Lease, Worker
+from django_jobs.processes import identity
+from django_jobs.states import CANCELED, FAILED, FINISHED, STARTED
+from tests import tasks
+from tests.conftest import fresh, lines, wait_until
+
+
+def child_of(effects):
+    """The pid of the process that runs `tasks.hold` with this file."""
+    return int(wait_until(lambda: lines(effects))[-1].split()[-1])
+
+
+def maintainer_pid():
+    return int(Lease.objects.get().holder.split(".")[-2])
+
+
+def test_a_job_whose_process_is_killed_is_interrupted_within_seconds_with_the_evidence(start_worker):
+    job = tasks.kill_itself.enqueue()
+    worker = start_worker("file_processing")
+
+    job.wait(timeout=15)
+
+    assert (job.status, job.is_interrupted) == (FAILED, True)
+    assert (job.finished_at - job.started_at).total_seconds() < 5
+    assert "its process was ended by signal 9 (Killed)" in job.error_message
+    assert "MB of memory" in job.error_message
+    event = job.events.get()
+    assert event.kind == "worker_lost"
+    assert event.message.endswith("Attempt 1 was cut; nobody knows how far it got.")
+    assert (job.attempts.get().outcome, worker.process.poll()) == ("lost", None)
+
+
+def test_a_job_whose_process_is_killed_is_retried_while_attempts_are_left(start_worker):
+    job = tasks.kill_itself.using(retry=Retry(max=1)).enqueue()
+    after = tasks.add.enqueue(1)
+    start_worker("file_processing")
+
+    job.wait(timeout=20)
+
+    assert [attempt.outcome for attempt in job.attempts.all()] == ["lost", "lost"]
+    assert (job.status, job.attempt, job.losses) == (FAILED, 2, 2)
+    assert after.wait(timeout=10).status == FINISHED
+
+
+def test_when_a_worker_is_killed_its_child_dies_and_another_worker_settles_its_job(start_worker, tmp_path):
+    once, again, release = tmp_path / "once", tmp_path / "again", tmp_path / "release"
+    interrupted = tasks.hold.enqueue(str(once), str(release))
+    rerun = tasks.hold_idempotent.enqueue(str(again), str(release))
+    doomed = [start_worker("file_processing"), start_worker("file_processing")]
+    children = [child_of(once), child_of(again)]
+    maintainer = maintainer_pid()
+
+    for worker in doomed:
+        worker.kill()
+
+    wait_until(lambda: [identity(pid) for pid in [*children, maintainer]] == [None] * 3, timeout_seconds=5)
+    began = time.monotonic()
+    start_worker("file_processing")
+    wait_until(lambda: len(lines(again)) == 2)
+    release.touch()
+    rerun.wait(timeout=10)
+    assert time.monotonic() - began < 20
+
+    assert (rerun.status, rerun.attempt, rerun.losses) == (FINISHED, 2, 1)
+    assert [attempt.outcome for attempt in rerun.attempts.all()] == ["lost", "finished"]
+    assert [line.split()[0] for line in lines(again)] == ["started", "started", "ended"]
+
+    assert (interrupted.wait(timeout=10).is_interrupted, interrupted.losses) == (True, 1)
+    assert "last answered at" in interrupted.error_message
+    assert [line.split()[0] for line in lines(once)] == ["started"]
+
+
+def test_an_interrupted_job_runs_again_when_a_person_asks_for_it(start_worker, tmp_path):
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    job = tasks.hold.enqueue(str(effects), str(release))
+    start_worker("file_processing")
+    os.kill(child_of(effects), signal.SIGKILL)
+    assert job.wait(timeout=10).is_interrupted
+
+    release.touch()
+    job.requeue()
+
+    assert (job.wait(timeout=10).status, job.attempt) == (FINISHED, 2)
+
+
+def test_a_job_goes_on_while_its_worker_hangs_and_is_finished_in_the_end(start_worker, tmp_path):
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    job = tasks.hold.enqueue(str(effects), str(release))
+    worker = start_worker("file_processing")
+    child_of(effects)
+
+    worker.process.send_signal(signal.SIGSTOP)
+    row = Worker.objects.get()
+    if connection.vendor == "postgresql":
+        # Its lease is over. On SQLite, which may be locked for longer, its process counts, and that lives.
+        wait_until(lambda: fresh(job).is_interrupted)
+    release.touch()
+    wait_until(lambda: fresh(job).status == FINISHED)
+    worker.process.send_signal(signal.SIGCONT)
+
+    assert (fresh(job).result, fresh(job).error_type) == ("released", "")
+    assert job.attempts.get().outcome == "finished"
+    wait_until(lambda: fresh(row).leased_until > row.leased_until)
+    assert worker.process.poll() is None
+
+
+def test_a_killed_maintainer_is_replaced_and_due_jobs_run(start_worker):
+    start_worker("file_processing")
+    killed = wait_until(maintainer_pid)
+
+    os.kill(killed, signal.SIGKILL)
+    job = tasks.add.using(delay=1).enqueue(1)
+
+    assert job.wait(timeout=30).status == FINISHED
+    assert maintainer_pid() != killed
+
+
+def test_a_stopped_worker_finishes_its_job_and_leaves_nothing_behind(start_worker, tmp_path):
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    job = tasks.hold.enqueue(str(effects), str(release))
+    waiting = tasks.add.enqueue(1)
+    worker = start_worker("file_processing")
+    child_of(effects)
+    maintainer = maintainer_pid()
+
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "warm shut down requested" in worker.log.read_text())
+    assert fresh(job).status == STARTED
+    release.touch()
+
+    assert worker.process.wait(timeout=15) == 0
+    assert (fresh(job).status, fresh(waiting).status) == (FINISHED, "queued")
+    assert not Worker.objects.exists()
+    assert not Lease.objects.exists()
+    assert identity(maintainer) is None
+
+
+def test_an_idle_worker_stops_at_once(start_worker):
+    worker = start_worker("file_processing")
+    wait_until(Worker.objects.exists)
+    wait_until(lambda: "Listening on" in worker.log.read_text())
+    maintainer = wait_until(maintainer_pid)
+
+    began = time.monotonic()
+    assert worker.stop() == 0
+
+    assert time.monotonic() - began < 5
+    assert (Worker.objects.exists(), identity(maintainer)) == (False, None)
+
+
+def test_a_worker_told_twice_to_stop_cuts_its_job_and_says_so(start_worker, tmp_path):
+    effects = tmp_path / "effects"
+    job = tasks.hold.enqueue(str(effects), str(tmp_path / "never"))
+    worker = start_worker("file_processing")
+    child = child_of(effects)
+
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "warm shut down requested" in worker.log.read_text())
+    # RQ takes a second signal within a second for an echo of the first.
+    wait_until(lambda: worker.process.send_signal(signal.SIGTERM) or worker.process.poll() is not None)
+
+    assert (fresh(job).is_interrupted, identity(child)) == (True, None)
+    assert "told twice to stop" in fresh(job).error_message
+    assert not Worker.objects.exists()
+
+
+def test_canceling_a_job_whose_worker_was_killed_ends_it_canceled(start_worker, tmp_path):
+    effects = tmp_path / "effects"
+    job = tasks.hold_idempotent.enqueue(str(effects), str(tmp_path / "never"))
+    doomed = start_worker("file_processing")
+    child_of(effects)
+
+    doomed.kill()
+    job.cancel()
+    start_worker("file_processing")
+
+    assert job.wait(timeout=20).status == CANCELED
+    assert len(lines(effects)) == 1
