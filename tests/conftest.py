@@ -1,5 +1,6 @@
 """What the tests stand on: a real Valkey, real workers as processes, rows made as a worker would."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -155,22 +156,29 @@ def no_time_limit(seconds: int | None) -> AbstractContextManager[None]:
 
 
 def everything_in(valkey: redis.Redis) -> str:
-    """All keys and values of the server as text, what RQ compressed unpacked."""
+    """All keys and values of the server as text; what RQ packed is unpacked."""
     readers: dict[bytes, Callable[[bytes], Any]] = {
-        b"string": valkey.get,
-        b"hash": valkey.hgetall,
+        b"string": lambda key: [valkey.get(key)],
+        b"hash": lambda key: [item for pair in valkey.hgetall(key).items() for item in pair],
         b"list": lambda key: valkey.lrange(key, 0, -1),
         b"set": valkey.smembers,
         b"zset": lambda key: valkey.zrange(key, 0, -1),
-        b"stream": valkey.xrange,
+        b"stream": lambda key: [
+            item for _, fields in valkey.xrange(key) for pair in fields.items() for item in pair
+        ],
     }
-    told = []
-    for key in valkey.scan_iter():
-        value = readers[valkey.type(key)](key)
-        told.append(f"{key!r}: {value!r}")
-        if isinstance(value, dict) and b"data" in value:
-            told.append(zlib.decompress(value[b"data"]).decode())
-    return "\n".join(told)
+    told = [item for key in valkey.scan_iter() for item in (key, *readers[valkey.type(key)](key))]
+    return "\n".join(form.decode(errors="replace") for item in told for form in _forms(item))
+
+
+def _forms(item: bytes) -> Iterator[bytes]:
+    yield item
+    with suppress(zlib.error):
+        yield zlib.decompress(item)
+    with suppress(ValueError, zlib.error):
+        unpacked = base64.b64decode(item, validate=True)
+        yield unpacked
+        yield zlib.decompress(unpacked)
 
 
 class WorkerProcess:

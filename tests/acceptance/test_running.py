@@ -231,15 +231,17 @@ def test_many_jobs_on_two_workers_run_once_each(start_worker, tmp_path):
     assert set(Job.objects.values_list("attempt", flat=True)) == {1}
 
 
-def test_what_ran_leaves_no_arguments_and_no_result_in_redis(start_worker, valkey):
-    job = tasks.first.enqueue("the-argument-4711")
-    start_worker("file_processing")
+def test_what_ran_leaves_no_arguments_results_or_errors_in_redis(start_worker, valkey):
+    good, bad = tasks.first.enqueue("the-argument-4711"), tasks.fail.enqueue("the-argument-4712")
+    worker = start_worker("file_processing", "--burst")
 
-    job.wait(timeout=15)
+    assert worker.process.wait(timeout=20) == 0
 
-    assert job.result == "the-argument-4711"
-    assert job.pk.hex in everything_in(valkey)
-    assert "4711" not in everything_in(valkey)
+    assert (fresh(good).result, fresh(bad).error_message) == ("the-argument-4711", "the-argument-4712")
+    told = everything_in(valkey)
+    assert good.pk.hex in told
+    assert bad.pk.hex in told
+    assert "the-argument" not in told
 
 
 def test_a_job_enqueued_by_a_job_runs_too(start_worker):

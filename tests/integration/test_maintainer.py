@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from django_jobs import maintainer, relay
+from django_jobs import maintainer, reconciler, relay
 from django_jobs.models import Lease
 from django_jobs.states import SCHEDULED, STARTED
 from tests.conftest import fresh, make_worker, wait_until
@@ -135,7 +135,9 @@ def test_a_standby_that_takes_over_ends_lost_attempts_in_its_first_pass(
     job_factory, settings, valkey, monkeypatch
 ):
     settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
+    monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(maintainer, "RECONCILE_EVERY_SECONDS", 3600)
+    monkeypatch.setattr(reconciler, "LONGEST_PASS_SECONDS", 0.5)
     silent = make_worker(leased_until=timezone.now() - timedelta(seconds=1))
     job = job_factory(status=STARTED, worker=silent)
     maintainer.hold_lease("another")

@@ -1,4 +1,7 @@
-"""RQ's worker, made to outlive Redis going away and what others put into its queues."""
+"""RQ's worker, made to outlive Redis going away and what others put into its queues.
+
+A signal may raise `StopRequested` anywhere in it; that is never an error to outlive.
+"""
 
 import contextlib
 import itertools
@@ -77,6 +80,8 @@ class RobustWorker(Worker):
         try:
             self._drop_junk()
             super().run_maintenance_tasks()
+        except StopRequested:
+            raise
         except Exception:
             logger.warning("Worker %s: RQ's maintenance failed.", self.name, exc_info=True)
             self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]
@@ -112,7 +117,7 @@ class RobustWorker(Worker):
             for item in self.connection.lrange(queue.intermediate_queue_key, 0, -1):
                 try:
                     queue.fetch_job(as_text(item))
-                except RedisError:
+                except (StopRequested, RedisError):
                     raise
                 except Exception as error:  # noqa: BLE001 - Anything that RQ makes of junk.
                     logger.warning("Worker %s: %r on %s is no job: %s", self.name, item, queue.name, error)

@@ -67,6 +67,8 @@ class JobsWorker(RobustWorker):
         super().bootstrap(*args, **kwargs)
 
     def teardown(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # It is about to end; impatience must not cut this.
+            signal.signal(number, signal.SIG_IGN)
         if self.horse_pid:  # The loop ended on an error; nothing may run when our row is gone.
             self.kill_horse()
             self.wait_for_horse()
@@ -112,6 +114,11 @@ class JobsWorker(RobustWorker):
                 trampoline.Claimant(self._signs.worker, self._held.claim_id, self._deadline)
             )
         super().main_work_horse(job, queue)
+
+    def handle_job_failure(self, job: Any, *args: Any, **kwargs: Any) -> None:
+        if parse_delivery_id(job.id) and "exc_string" in kwargs:
+            kwargs["exc_string"] = "Its error is told in the database."  # Redis carries ids alone.
+        super().handle_job_failure(job, *args, **kwargs)
 
     def request_force_stop(self, *args: Any) -> None:
         try:
