@@ -51,18 +51,23 @@ def test_a_job_whose_process_is_killed_is_retried_while_attempts_are_left(start_
     assert after.wait(timeout=10).status == FINISHED
 
 
-def test_when_a_worker_is_killed_its_child_dies_and_another_worker_settles_its_job(start_worker, tmp_path):
-    once, again, release = tmp_path / "once", tmp_path / "again", tmp_path / "release"
+def test_when_workers_are_killed_their_children_die_and_another_worker_settles_their_jobs(
+    start_worker, tmp_path
+):
+    once, again, stopped = (tmp_path / name for name in ("once", "again", "stopped"))
+    release = tmp_path / "release"
     interrupted = tasks.hold.enqueue(str(once), str(release))
     rerun = tasks.hold_idempotent.enqueue(str(again), str(release))
-    doomed = [start_worker("file_processing"), start_worker("file_processing")]
-    children = [child_of(once), child_of(again)]
+    canceled = tasks.hold_idempotent.enqueue(str(stopped), str(release))
+    doomed = [start_worker("file_processing") for _ in range(3)]
+    children = [child_of(effects) for effects in (once, again, stopped)]
     maintainer = maintainer_pid()
 
     for worker in doomed:
         worker.kill()
+    canceled.cancel()
 
-    wait_until(lambda: [identity(pid) for pid in [*children, maintainer]] == [None] * 3, timeout_seconds=5)
+    wait_until(lambda: {identity(pid) for pid in [*children, maintainer]} == {None}, timeout_seconds=5)
     began = time.monotonic()
     start_worker("file_processing")
     wait_until(lambda: len(lines(again)) == 2)
@@ -77,6 +82,9 @@ def test_when_a_worker_is_killed_its_child_dies_and_another_worker_settles_its_j
     assert (interrupted.wait(timeout=10).is_interrupted, interrupted.losses) == (True, 1)
     assert "last answered at" in interrupted.error_message
     assert [line.split()[0] for line in lines(once)] == ["started"]
+
+    assert canceled.wait(timeout=10).status == CANCELED
+    assert [line.split()[0] for line in lines(stopped)] == ["started"]
 
 
 def test_an_interrupted_job_runs_again_when_a_person_asks_for_it(start_worker, tmp_path):
@@ -171,17 +179,3 @@ def test_a_worker_told_twice_to_stop_cuts_its_job_and_says_so(start_worker, tmp_
     assert (fresh(job).is_interrupted, identity(child)) == (True, None)
     assert "told twice to stop" in fresh(job).error_message
     assert not Worker.objects.exists()
-
-
-def test_canceling_a_job_whose_worker_was_killed_ends_it_canceled(start_worker, tmp_path):
-    effects = tmp_path / "effects"
-    job = tasks.hold_idempotent.enqueue(str(effects), str(tmp_path / "never"))
-    doomed = start_worker("file_processing")
-    child_of(effects)
-
-    doomed.kill()
-    job.cancel()
-    start_worker("file_processing")
-
-    assert job.wait(timeout=20).status == CANCELED
-    assert len(lines(effects)) == 1

@@ -31,40 +31,31 @@ def test_a_job_runs_and_its_progress_is_seen_and_its_log_kept(start_worker, tmp_
     assert attempt.log.endswith("INFO tests.tasks: reading begins")
 
 
-def test_a_failing_job_is_retried_and_each_attempt_keeps_its_traceback(start_worker, tmp_path):
-    job = tasks.fail_until.enqueue(str(tmp_path / "calls"), successes_from=3)
+def test_failing_jobs_are_retried_after_their_interval_until_their_attempts_are_used_up(
+    start_worker, tmp_path
+):
+    third_time = tasks.fail_until.enqueue(str(tmp_path / "three"), successes_from=3)
+    later = tasks.fail_until.using(retry=Retry(max=1, interval=2)).enqueue(str(tmp_path / "two"), 2)
+    never = tasks.fail.using(retry=Retry(max=1)).enqueue("always")
     start_worker("file_processing")
 
-    job.wait(timeout=15)
+    for job in (third_time, later, never):
+        job.wait(timeout=15)
 
-    assert (job.status, job.result, job.attempt, job.error_type) == (FINISHED, 3, 3, "")
-    told = [(attempt.number, attempt.outcome, attempt.error_message) for attempt in job.attempts.all()]
+    assert (third_time.status, third_time.result, third_time.error_type) == (FINISHED, 3, "")
+    told = [(attempt.number, attempt.outcome, attempt.error_message) for attempt in third_time.attempts.all()]
     assert told == [(1, "failed", "call 1"), (2, "failed", "call 2"), (3, "finished", "")]
-    for attempt in job.attempts.all()[:2]:
+    for attempt in third_time.attempts.all()[:2]:
         assert attempt.traceback.startswith("Traceback (most recent call last)")
         assert "in fail_until" in attempt.traceback
         assert "django_jobs/" not in attempt.traceback
 
-
-def test_a_retry_waits_for_its_interval(start_worker, tmp_path):
-    job = tasks.fail_until.using(retry=Retry(max=1, interval=2)).enqueue(str(tmp_path / "calls"), 2)
-    start_worker("file_processing")
-
-    job.wait(timeout=15)
-
-    first, second = job.attempts.all()
-    assert (job.status, second.outcome) == (FINISHED, "finished")
+    first, second = later.attempts.all()
+    assert (later.status, second.outcome) == (FINISHED, "finished")
     assert timedelta(seconds=2) <= second.started_at - first.finished_at < timedelta(seconds=6)
 
-
-def test_a_job_whose_attempts_are_used_up_has_failed(start_worker):
-    job = tasks.fail.using(retry=Retry(max=1)).enqueue("always")
-    start_worker("file_processing")
-
-    job.wait(timeout=15)
-
-    assert (job.status, job.attempt, job.error_message) == (FAILED, 2, "always")
-    assert [attempt.outcome for attempt in job.attempts.all()] == ["failed", "failed"]
+    assert (never.status, never.attempt, never.error_message) == (FAILED, 2, "always")
+    assert [attempt.outcome for attempt in never.attempts.all()] == ["failed", "failed"]
 
 
 def test_delayed_jobs_run_when_they_are_due_and_not_before(start_worker):
@@ -190,18 +181,6 @@ def test_queued_jobs_outlive_a_flush_of_redis_and_each_runs_once(start_worker, v
         assert job.wait(timeout=20).status == FINISHED
     assert [fresh(job).attempt for job in jobs] == [1] * 5
     assert [len(lines(tmp_path / f"calls-{number}")) for number in range(5)] == [1] * 5
-
-
-def test_a_delivery_gone_from_redis_is_made_anew_while_the_worker_works(start_worker, valkey):
-    job = tasks.add.enqueue(1)
-    Job.objects.filter(pk=job.pk).update(delivered_at=timezone.now() - timedelta(seconds=30))
-    valkey.delete("rq:queue:file_processing")
-    start_worker("file_processing")
-
-    job.wait(timeout=20)
-
-    assert (job.status, job.delivery) == (FINISHED, 1)
-    assert job.events.get().kind == "redelivered"
 
 
 def test_a_plain_rq_job_on_the_same_queue_runs_as_in_rq(start_worker, tmp_path):

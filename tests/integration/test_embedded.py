@@ -42,15 +42,20 @@ def test_a_second_start_finds_the_first(folder):
 
 
 def test_many_starts_at_once_make_one_server(folder):
-    pids = []
-    threads = [threading.Thread(target=lambda: pids.append(embedded.start(folder).pid)) for _ in range(5)]
+    begin, pids = threading.Barrier(5), []
+
+    def start():
+        begin.wait()
+        pids.append(embedded.start(folder).pid)
+
+    threads = [threading.Thread(target=start) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(pids) == 5
-    assert len(set(pids)) == 1
+    assert (len(pids), len(set(pids))) == (5, 1)
+    assert (folder / "valkey.log").read_text().count("Server initialized") == 1
 
 
 def test_another_process_finds_it_and_it_outlives_the_one_that_started_it(folder):

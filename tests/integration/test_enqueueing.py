@@ -23,7 +23,7 @@ from tests.conftest import everything_in, fresh
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SECRET = "the-argument-4711"
+SECRET = "the-argument"
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_redis_holds_ids_and_no_arguments(valkey):
     function, instance, args, kwargs = json.loads(zlib.decompress(valkey.hget(key, "data")))
     assert function == "django_jobs.engines.rq.trampoline.run"
     assert (instance, args, kwargs) == (None, [f"{job.pk.hex}-1-0", str(installation_id())], {})
-    assert "4711" not in everything_in(valkey)
+    assert SECRET not in everything_in(valkey)
 
 
 def test_what_everything_in_redis_tells_would_show_a_plain_jobs_arguments(valkey):
@@ -267,10 +267,10 @@ def test_a_function_that_may_not_run_is_refused_and_the_way_out_named(default_qu
 
 
 def test_a_builtin_that_does_not_tell_its_arguments_is_refused_and_the_way_out_named(settings, default_queue):
-    settings.DJANGO_JOBS = {"ALLOWED_TASKS": ["time.sleep"]}
+    settings.DJANGO_JOBS = {"ALLOWED_TASKS": ["builtins.max"]}
 
-    with pytest.raises(TypeError, match=r"time\.sleep does not tell its arguments; call it from a function"):
-        enqueue(time.sleep, 0)
+    with pytest.raises(TypeError, match=r"builtins\.max does not tell its arguments; call it"):
+        enqueue(max, 0, 1)
 
 
 def test_using_changes_the_jobs_and_not_the_task(valkey):
@@ -322,10 +322,10 @@ def test_a_frozen_redis_costs_one_request_a_second_and_the_following_ones_nothin
 
 
 def test_a_server_that_is_away_is_named_in_the_log_without_its_password(settings, valkey, caplog):
-    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://:secret-4711@127.0.0.1:1/3"}}
+    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://:the-secret@127.0.0.1:1/3"}}
 
     tasks.add.enqueue(1)
 
     assert "1 jobs wait in the database until their server is back" in caplog.text
     assert "redis://:***@127.0.0.1:1/3" in caplog.text
-    assert "4711" not in caplog.text
+    assert "the-secret" not in caplog.text

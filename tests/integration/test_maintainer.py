@@ -8,8 +8,8 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from django_jobs import maintainer, reconciler, relay
-from django_jobs.models import Lease
+from django_jobs import maintainer, relay
+from django_jobs.models import Job, Lease
 from django_jobs.states import SCHEDULED, STARTED
 from tests.conftest import fresh, make_worker, wait_until
 
@@ -119,6 +119,21 @@ def test_it_delivers_what_is_due_and_lets_go_of_the_lease_at_its_end(job_factory
 
 
 @pytest.mark.django_db(transaction=True)
+def test_it_makes_a_delivery_anew_that_is_gone_from_its_queue(job_factory, valkey, queued_ids, monkeypatch):
+    monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(maintainer, "RECONCILE_EVERY_SECONDS", 0.2)
+    job = job_factory()
+    relay.run_once()
+    Job.objects.update(delivered_at=timezone.now() - timedelta(seconds=30))
+    valkey.delete("rq:queue:file_processing")
+
+    with running_maintainer():
+        wait_until(lambda: queued_ids("file_processing") == [f"{job.pk.hex}-1-1"])
+
+    assert job.events.get().kind == "redelivered"
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_standby_does_nothing_and_takes_over_when_the_lease_is_over(job_factory, queued_ids):
     maintainer.hold_lease("another")
     job_factory()
@@ -137,7 +152,6 @@ def test_a_standby_that_takes_over_ends_lost_attempts_in_its_first_pass(
     settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
     monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(maintainer, "RECONCILE_EVERY_SECONDS", 3600)
-    monkeypatch.setattr(reconciler, "LONGEST_PASS_SECONDS", 0.5)
     silent = make_worker(leased_until=timezone.now() - timedelta(seconds=1))
     job = job_factory(status=STARTED, worker=silent)
     maintainer.hold_lease("another")
