@@ -1,26 +1,13 @@
 import os
+import re
 import signal
 import socket
-import time
 
 import pytest
 
+from django_jobs.processes import identity
 from testproject.documents.processes import ProcessError, Processes, free_port
-
-
-def wait_until(check, timeout_seconds=20):
-    deadline = time.monotonic() + timeout_seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
-
-
-def runs(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+from tests.conftest import wait_until
 
 
 def command(code):
@@ -62,17 +49,19 @@ def test_a_killed_process_is_started_again_and_named(processes, pid_in, tmp_path
     wait_until(lambda: sentences.extend(processes.restart_dead()) or sentences)
 
     assert sentences == ["sleeper was killed by SIGKILL; it was started again."]
-    assert runs(pid_in("pid", other_than=pid))
+    assert identity(pid_in("pid", other_than=pid))
 
 
 def test_a_process_that_ends_at_once_again_and_again_is_an_error_with_its_log(processes):
     processes.start("broken", *command("raise SystemExit('out of order')"))
 
-    def restart():
-        processes.restart_dead()
+    def error():
+        try:
+            processes.restart_dead()
+        except ProcessError as raised:
+            return str(raised)
 
-    with pytest.raises(ProcessError, match=r"(?s)broken ended with exit code 1 .*out of order"):
-        wait_until(restart)
+    assert re.search(r"(?s)broken ended with exit code 1 .*out of order", wait_until(error))
 
 
 def test_stop_ends_a_process_that_ignores_sigterm_and_its_children(processes, pid_in, tmp_path, monkeypatch):
@@ -84,7 +73,7 @@ def test_stop_ends_a_process_that_ignores_sigterm_and_its_children(processes, pi
 
     processes.stop()
 
-    wait_until(lambda: not any(map(runs, pids)))
+    wait_until(lambda: not any(map(identity, pids)))
 
 
 def test_a_taken_port_is_replaced_by_a_free_one():
