@@ -1,78 +1,124 @@
-"""The only way in: checks a call, writes its row, has it pushed at commit."""
+"""The only way in: checks calls, writes their rows, has them pushed at commit."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache, partial
 from typing import Any
+from uuid import UUID
 
-from django.db import router
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connections, router, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from . import registry, relay
+from .conf import settings
 from .engines import get_engine
+from .exceptions import NotEnqueued
 from .models import Job
 from .options import NO_TIMEOUT, Options
 from .retries import in_seconds
 from .signals import job_enqueued
 from .states import QUEUED, SCHEDULED
-from .values import json_error
+from .values import json_bytes, json_error
+
+BATCH = 500  # rows in one INSERT
+MOST_TRIES = 10
+"""How often a unique job is tried whose key is held whenever it is inserted, and free whenever one looks."""
 
 
-def enqueue_call(
-    function: Callable[..., Any], path: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
-) -> Job:
-    """Write the row of a call in the caller's transaction; its delivery is pushed when that commits.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a task, to be enqueued."""
 
-    Raises `TypeError` for arguments that the function or JSON does not take, `UnknownQueue` and
-    `UnknownEngine`. That the engine's server is away raises nothing: the job waits in the database.
+    function: Callable[..., Any]
+    name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    options: Options
+
+
+def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
+    """Write the rows of calls in the caller's transaction; their deliveries are pushed when that commits.
+
+    Where only another database than the jobs' is in a transaction, or `database=` names another, the rows are
+    written when that commits; the jobs returned have their ids already.
+
+    Raises `TypeError` and `ValueError` for arguments that the function or JSON does not take, `UnknownQueue`
+    and `UnknownEngine`, before anything is written. That an engine's server is away raises nothing: the jobs
+    wait in the database.
     """
-    registry.check_importable(path)
-    _check_arguments(function, path, args, kwargs)
+    calls = list(calls)
+    jobs = [_job_of(call) for call in calls]
+    alias = router.db_for_write(Job)
+    try:
+        if awaited := _awaited_databases(calls, alias):
+            _after_commits(awaited, lambda: _write_in_place(jobs, alias))
+            return jobs
+        return _write(jobs, alias)
+    except SynchronousOnlyOperation as error:
+        raise SynchronousOnlyOperation(
+            "Enqueueing writes to the database, which async code may not do directly: "
+            "use `await task.aenqueue(…)`, or `await sync_to_async(task.enqueue)(…)`."
+        ) from error
+
+
+def _job_of(call: Call) -> Job:
+    options = call.options
+    registry.check_importable(call.function, call.name)
+    _check_arguments(call)
     engine = get_engine(options.engine)
     engine.check_queue(options.queue)
-    job = Job(
-        task=path,
-        args=list(args),
-        kwargs=dict(kwargs),
+    return Job(
+        task=call.name,
+        description=options.description,
+        args=list(call.args),
+        kwargs=dict(call.kwargs),
         engine=options.engine,
         queue=options.queue,
+        at_front=options.at_front,
         timeout_seconds=_timeout_seconds(options, engine.default_timeout_seconds(options.queue)),
         idempotent=options.idempotent,
         max_attempts=1 + (options.retry.max if options.retry else 0),
         retry_intervals=options.retry.intervals if options.retry else [],
+        retry_jitter=options.retry.jitter if options.retry else 0,
+        keep_result_seconds=_seconds(options.keep_result_for),
         owner=options.owner,
         subject=options.subject,
         tags=list(options.tags),
         meta=dict(options.meta),
+        unique_key=options.unique,
         **_when(options),
     )
-    alias = router.db_for_write(Job)
-    job.save(using=alias, force_insert=True)
-    if job.status == SCHEDULED:
-        job.refresh_from_db(fields=["scheduled_for"])
-    else:
-        relay.push_at_commit(job, alias)
-    job_enqueued.send_robust(Job, job=job)
-    return job
 
 
-def _check_arguments(
-    function: Callable[..., Any], path: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
+def _check_arguments(call: Call) -> None:
     try:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound = _signature(call.function).bind(*call.args, **call.kwargs)
     except TypeError as error:
-        raise TypeError(f"{path} cannot be called so: {error}") from None
+        raise TypeError(f"{call.name} cannot be called so: {error}") from None
     except ValueError as error:
         raise TypeError(
-            f"{path} does not tell its arguments; call it from a function of your own."
+            f"{call.name} does not tell its arguments; call it from a function of your own."
         ) from error
     for name, value in bound.arguments.items():
         if problem := json_error(value):
             raise TypeError(
-                f'Argument "{name}" of {path} {problem}. Arguments are stored as JSON: '
+                f'Argument "{name}" of {call.name} {problem}. Arguments are stored as JSON: '
                 "give an id, a path or plain values instead."
             )
+    size = json_bytes([call.args, call.kwargs])
+    if size > settings.MAX_ARGUMENTS_BYTES:
+        raise ValueError(
+            f"The arguments of {call.name} are {size:,} bytes of JSON; at most "
+            f"{settings.MAX_ARGUMENTS_BYTES:,} are stored. Store them elsewhere and give an id or a path, or "
+            'raise DJANGO_JOBS["MAX_ARGUMENTS_BYTES"].'
+        )
+
+
+_signature = lru_cache(maxsize=1000)(inspect.signature)
 
 
 def _timeout_seconds(options: Options, default: int | None) -> int | None:
@@ -82,9 +128,98 @@ def _timeout_seconds(options: Options, default: int | None) -> int | None:
 
 
 def _when(options: Options) -> dict[str, Any]:
-    if options.at is not None:
+    if options.at is not None and options.at > timezone.now():
         return {"status": SCHEDULED, "scheduled_for": options.at, "queued_at": None}
     if options.delay:
         due = Now() + timedelta(seconds=in_seconds(options.delay))
         return {"status": SCHEDULED, "scheduled_for": due, "queued_at": None}
     return {"status": QUEUED}
+
+
+def _awaited_databases(calls: Iterable[Call], alias: str) -> list[str]:
+    """The databases whose transactions must commit before jobs are written to `alias`."""
+    chosen = {call.options.database for call in calls}
+    if len(chosen) > 1:
+        raise ValueError(
+            f"Calls with different database= ({', '.join(sorted(map(str, chosen)))}) do not go together; "
+            "enqueue them apart."
+        )
+    database = next(iter(chosen), None)
+    if database is not None:
+        return [database] if database != alias else []
+    if connections[alias].in_atomic_block:
+        return []
+    opened = connections.all(initialized_only=True)
+    return [connection.alias for connection in opened if connection.in_atomic_block]
+
+
+def _after_commits(aliases: Sequence[str], then: Callable[[], None]) -> None:
+    first, *rest = aliases
+    following = partial(_after_commits, rest, then) if rest else then
+    transaction.on_commit(following, using=first)
+
+
+def _write_in_place(jobs: Sequence[Job], alias: str) -> None:
+    for job, written in zip(jobs, _write(jobs, alias), strict=True):
+        vars(job).update(vars(written))
+
+
+def _write(jobs: Sequence[Job], alias: str) -> list[Job]:
+    """Insert the jobs; where the unique key of one is held, its holder stands in its place."""
+    if len(jobs) == 1 and jobs[0].unique_key is None:
+        jobs[0].save(using=alias, force_insert=True)
+        held: dict[UUID, Job] = {}
+    else:
+        with transaction.atomic(using=alias):
+            held = _insert(jobs, alias)
+    new = [job for job in jobs if job.pk not in held]
+    _read_due_times([job for job in new if job.status == SCHEDULED])
+    relay.push_at_commit([job for job in new if job.status == QUEUED], alias)
+    for job in new:
+        job_enqueued.send_robust(Job, job=job)
+    return [held.get(job.pk, job) for job in jobs]
+
+
+def _insert(jobs: Sequence[Job], alias: str) -> dict[UUID, Job]:
+    """Insert in bulk; {id of a job that was not inserted: the job that holds its unique key}."""
+    Job.objects.using(alias).bulk_create([job for job in jobs if job.unique_key is None], batch_size=BATCH)
+    held: dict[UUID, Job] = {}
+    unique = [job for job in jobs if job.unique_key is not None]
+    for start in range(0, len(unique), BATCH):
+        held |= _insert_unique(unique[start : start + BATCH], alias)
+    return held
+
+
+def _insert_unique(jobs: Sequence[Job], alias: str) -> dict[UUID, Job]:
+    held: dict[UUID, Job] = {}
+    for _ in range(MOST_TRIES):
+        # Nothing is raised on a conflict, so that the caller's transaction survives it.
+        Job.objects.using(alias).bulk_create(jobs, ignore_conflicts=True)
+        inserted = set(Job.objects.filter(pk__in=[job.pk for job in jobs]).values_list("pk", flat=True))
+        jobs = [job for job in jobs if job.pk not in inserted]
+        holders = Job.objects.unfinished().filter(unique_key__in=[job.unique_key for job in jobs])
+        by_key = {holder.unique_key: holder for holder in holders} if jobs else {}
+        for holder in by_key.values():
+            holder.deduplicated = True
+        held |= {job.pk: by_key[job.unique_key] for job in jobs if job.unique_key in by_key}
+        jobs = [job for job in jobs if job.unique_key not in by_key]  # Their holders ended meanwhile.
+        if not jobs:
+            return held
+    raise NotEnqueued(
+        f'The unique key "{jobs[0].unique_key}" is held by another job whenever {jobs[0].task} is enqueued, '
+        "and yet no such job is seen; is this transaction's isolation level higher than READ COMMITTED?"
+    )
+
+
+def _read_due_times(jobs: Sequence[Job]) -> None:
+    """Replace what the database was to compute by what it computed."""
+    for start in range(0, len(jobs), BATCH):
+        batch = jobs[start : start + BATCH]
+        rows = Job.objects.filter(pk__in=[job.pk for job in batch])
+        due = dict(rows.values_list("pk", "scheduled_for"))
+        for job in batch:
+            job.scheduled_for = due[job.pk]
+
+
+def _seconds(duration: float | timedelta | None) -> float | None:
+    return None if duration is None else in_seconds(duration)

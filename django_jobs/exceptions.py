@@ -21,12 +21,35 @@ class UnknownEngine(JobsError):
     """Raised when an engine is named that does not exist."""
 
 
+class NotEnqueued(JobsError):
+    """Raised when a unique job can neither be written nor found."""
+
+
 class JobDoesNotExist(JobsError):
     """Raised when no job has the given id."""
 
 
-class NotRequeueable(JobsError):
-    """Raised when a job is asked to run again that has not ended."""
+class NotPossible(JobsError):
+    """Raised when a job or queue is not in a state in which the asked-for verb applies.
+
+    `reason` is that state in two or three words, by which refusals of many jobs are counted.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotRequeueable(NotPossible):
+    """Raised when a job may not run again: it has not ended, or its unique key is held by another."""
+
+
+class JobFailed(JobsError):
+    """Raised by `TaskResult.raise_for_error` for a job that failed or was canceled."""
+
+
+class ResultExpired(JobsError):
+    """Raised when a result is asked for after the time that `keep_result_for` gave it."""
 
 
 class WaitTimeout(JobsError, TimeoutError):

@@ -8,21 +8,24 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
+from inspect import iscoroutinefunction
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connections
 
-from . import registry, sql
+from . import loops, registry, sql
+from .elsewhere import Elsewhere
 from .models import Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
 from .outcomes import Outcome, report
 from .reporter import Reporter
+from .retries import Retry
 from .signals import job_started
 from .states import QUEUED, STARTED
-from .values import clean_text, json_error, short
+from .values import clean_text, result_error, short
 
 TRACEBACK_LIMIT = 64_000  # characters
 CLAIM_PATIENCE_SECONDS = 10
@@ -53,6 +56,24 @@ def execute(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID, time_
     report(job, outcome, worker_name=worker.name)
     if raised is not None:
         raise raised
+
+
+def run_here(job: Job) -> Job:
+    """Claim, run and report what this queued job awaits in this process, as long as it is queued.
+
+    For tests and for the setting IMMEDIATE: no time limit, no worker's row. What the function raises is in
+    the row alone. Returns the job as it is then.
+    """
+    worker = Worker(name="this process", engine=job.engine)
+    job.refresh_from_db()
+    while job.status == QUEUED:
+        attempt = job.attempt
+        with suppress(Exception):  # Reported.
+            execute(job.pk, attempt, worker=worker, claim_id=uuid4(), time_limit=lambda _: nullcontext())
+        job.refresh_from_db()
+        if job.status == QUEUED and job.attempt == attempt:
+            break  # Not to be had: its queue is paused.
+    return job
 
 
 def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job | None:
@@ -94,11 +115,15 @@ def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]
     token = _current_job.set(job)
     raised: BaseException | None = None
     result: Any = None
+    began = time.monotonic()
     with reporter.recording():
         try:
             function = registry.load(job.task)
             with time_limit(job.timeout_seconds):
-                result = function(*job.args, **job.kwargs)
+                if iscoroutinefunction(function):
+                    result = loops.run(function(*job.args, **job.kwargs))
+                else:
+                    result = function(*job.args, **job.kwargs)
         except BaseException as error:  # noqa: BLE001 - Even SystemExit ends the attempt, not the worker.
             raised = error
         finally:
@@ -109,13 +134,23 @@ def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]
                 connections[alias].close()
                 del connections[alias]
             close_old_connections()
-    log, progress = reporter.log.text(), reporter.fields()
+    told: dict[str, Any] = {
+        "log": reporter.log.text(),
+        "progress": reporter.fields(),
+        "ran_seconds": time.monotonic() - began,
+    }
+    if isinstance(raised, Retry):
+        return Outcome.retried(raised, **_describe(raised.__cause__ or raised), **told), None
     if raised is not None:
-        return Outcome.failed(**_describe(raised), log=log, progress=progress), raised
-    progress["progress"] = 100
-    if problem := json_error(result):
-        return Outcome.finished(result_error=f"The result {problem}.", log=log, progress=progress), None
-    return Outcome.finished(result=result, log=log, progress=progress), None
+        return Outcome.failed(**_describe(raised), **told), raised
+    if isinstance(result, Retry):
+        return Outcome.retried(result, "Retry", f"The task asked for {result}.", "", **told), None
+    if isinstance(result, Elsewhere):
+        return Outcome.elsewhere(result.seconds, **told), None
+    told["progress"]["progress"] = 100
+    if problem := result_error(result):
+        return Outcome.finished(result_error=problem, **told), None
+    return Outcome.finished(result=result, **told), None
 
 
 def _aliases_in_transaction() -> set[str]:

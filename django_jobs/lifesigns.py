@@ -50,6 +50,7 @@ class LifeSigns:
         self._on_cancel = on_cancel
         self._on_renewal = on_renewal
         self._stopping = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._renew_loop, name="django-jobs-life-sign", daemon=True)
 
     def start(self) -> None:
@@ -60,14 +61,23 @@ class LifeSigns:
     def stop(self) -> None:
         """End the renewals and delete the row: this worker holds no job any more."""
         self._stopping.set()
+        self._due.set()
         self._thread.join(timeout=5)
         try:
             Worker.objects.filter(pk=self.worker.pk).delete()
         except Exception:
             logger.warning("The row of worker %s could not be deleted.", self.worker.name, exc_info=True)
 
+    def renew_now(self) -> None:
+        """Have the thread renew the lease, and look for what to stop, without waiting for the next time."""
+        self._due.set()
+
     def _renew_loop(self) -> None:
-        while not self._stopping.wait(settings.LEASE_SECONDS / RENEWALS_PER_LEASE):
+        while True:
+            self._due.wait(settings.LEASE_SECONDS / RENEWALS_PER_LEASE)
+            self._due.clear()
+            if self._stopping.is_set():
+                return
             with self.lock:
                 try:
                     self._renew()

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.utils import timezone
 
 from .retries import LONGEST_SECONDS, Retry, in_seconds
-from .values import is_storable, json_error
+from .values import did_you_mean, is_storable, json_error
 
 NO_TIMEOUT = -1  # as RQ spells it
 
@@ -25,10 +25,15 @@ class Options:
     idempotent: bool = False
     delay: float | timedelta | None = None
     at: datetime | None = None
+    at_front: bool = False
+    unique: str | None = None  # one unfinished job per key
     owner: Any = None
     subject: str = ""
     tags: Collection[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+    keep_result_for: float | timedelta | None = None  # None: as long as the row
+    database: str | None = None  # whose transaction the enqueue waits for, if not the jobs' own
 
     def __post_init__(self) -> None:
         for name, kinds, wanted in _KINDS:
@@ -36,10 +41,17 @@ class Options:
             if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
                 raise TypeError(f"{name}={value!r} is of type {type(value).__name__}; give {wanted}.")
         self._check_times()
+        if self.unique is not None and not self.unique:
+            raise ValueError('unique="" is no key; give one such as "file:42", or None.')
+        if self.database is not None and self.database not in django_settings.DATABASES:
+            known = did_you_mean(self.database, django_settings.DATABASES)
+            raise ValueError(f'Unknown database "{self.database}"; {known}')
         if self.owner is not None and not getattr(self.owner, "pk", None):
             raise TypeError(f"owner={self.owner!r} is no saved user; give one, or None.")
-        if len(self.subject) > 255 or not is_storable(self.subject):
-            raise ValueError("subject= has at most 255 characters, none of them NUL.")
+        for name in ("subject", "description", "unique"):
+            text = getattr(self, name) or ""
+            if len(text) > 255 or not is_storable(text):
+                raise ValueError(f"{name}= has at most 255 characters, none of them NUL.")
         for tag in self.tags:
             if not isinstance(tag, str) or not tag:
                 raise TypeError(f"tags= holds {tag!r}; a tag is a word.")
@@ -55,6 +67,11 @@ class Options:
         if self.timeout not in (None, NO_TIMEOUT) and not 1 <= in_seconds(self.timeout) < LONGEST_SECONDS:
             raise ValueError(
                 f"timeout={self.timeout!r}: from 1 second to {LONGEST_SECONDS:,}, or -1 for no limit."
+            )
+        if self.keep_result_for is not None and not 0 <= in_seconds(self.keep_result_for) < LONGEST_SECONDS:
+            raise ValueError(
+                f"keep_result_for={self.keep_result_for!r}: from 0 seconds to {LONGEST_SECONDS:,}, "
+                "or None for as long as the row."
             )
         if self.at is not None and timezone.is_naive(self.at):
             raise ValueError(
@@ -74,7 +91,12 @@ _KINDS: list[tuple[str, Any, str]] = [
     ("idempotent", bool, "True or False"),
     ("delay", _DURATION, "seconds or a timedelta"),
     ("at", (datetime, type(None)), "a datetime"),
+    ("at_front", bool, "True or False"),
+    ("unique", (str, type(None)), 'text such as "file:42"'),
     ("subject", str, 'text such as "file:42"'),
+    ("description", str, "text"),
+    ("keep_result_for", _DURATION, "seconds or a timedelta"),
+    ("database", (str, type(None)), "the alias of a database"),
     ("tags", (list, tuple, set, frozenset), "a list of words"),
     ("meta", Mapping, "a dict"),
 ]
@@ -85,6 +107,4 @@ def check_option_names(names: Mapping[str, Any]) -> None:
     known = [each.name for each in fields(Options)]
     for name in names:
         if name not in known:
-            guess = get_close_matches(name, known, n=1)
-            hint = f'did you mean "{guess[0]}"?' if guess else f"known are: {', '.join(known)}."
-            raise TypeError(f'Unknown option "{name}"; {hint}')
+            raise TypeError(f'Unknown option "{name}"; {did_you_mean(name, known)}')

@@ -1,4 +1,4 @@
-"""How attempts end, in the database: reported by the worker that ran them, or lost with it.
+"""How attempts end, in the database: reported by the worker that ran them, from outside, or lost.
 
 Every write is guarded by the claim, so the first end of an attempt wins. Only here does a started job's
 status change.
@@ -16,9 +16,10 @@ from django.db.models.functions import Now
 
 from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
 from .models.jobs import WORKER_LOST
-from .retries import interval_seconds
+from .models.tallies import tally
+from .retries import Retry, interval_seconds
 from .signals import job_finished
-from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, Status
+from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from .values import short
 
 MOST_LOSSES = 3
@@ -37,6 +38,14 @@ class Outcome:
     progress: dict[str, Any] | None = None  # the fields that Reporter.fields() tells
     result: Any = None
     result_error: str = ""
+    retry: Retry | None = None
+    elsewhere_seconds: float = 0
+    ran_seconds: float = 0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the attempt told, as fields of the row."""
+        return {**self.error, **(self.progress or {})}
 
     @classmethod
     def finished(cls, **told: Any) -> Self:
@@ -45,6 +54,21 @@ class Outcome:
     @classmethod
     def failed(cls, error_type: str, error_message: str, traceback: str, **told: Any) -> Self:
         return cls(Attempt.Outcome.FAILED, _error(error_type, error_message, traceback), **told)
+
+    @classmethod
+    def retried(cls, retry: Retry, error_type: str, error_message: str, traceback: str, **told: Any) -> Self:
+        """The task itself asked for another attempt."""
+        error = _error(error_type, error_message, traceback)
+        return cls(Attempt.Outcome.RETRIED, error, retry=retry, **told)
+
+    @classmethod
+    def canceled(cls) -> Self:
+        return cls(Attempt.Outcome.CANCELED, _error())
+
+    @classmethod
+    def elsewhere(cls, seconds: float, **told: Any) -> Self:
+        """The task handed its work over; its end is to be reported within so many seconds."""
+        return cls(Attempt.Outcome.ELSEWHERE, _error(), elsewhere_seconds=seconds, **told)
 
 
 def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
@@ -64,6 +88,28 @@ def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
     job_finished.send_robust(Job, job=job, outcome=outcome.kind)
 
 
+def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | None:
+    """End a job that has not ended, as somebody outside tells; the status that it has then, None if it had
+    ended. `final`: no attempt follows a failed one.
+
+    A job that is started is taken from its worker, which notices that at its next sign of life.
+    """
+    with transaction.atomic(using=router.db_for_write(Job)):
+        # Locked, so that it neither starts nor ends meanwhile. SQLite locks the whole database at the write.
+        for current in Job.objects.unfinished().select_for_update().filter(pk=job.pk):
+            if current.status == STARTED:
+                update = _next_state(current, outcome, final=final) | outcome.told
+                if status := _end_attempt(current, update, if_canceled=outcome.told):
+                    _store_attempt(current, outcome, "")
+                    return status
+            else:
+                update = _next_state(current, outcome, final=True) | outcome.told
+                if Job.objects.filter(pk=current.pk, status=current.status).update(**update):
+                    tally({(current.queue, update["status"]): 1})
+                    return Status(update["status"])
+    return None
+
+
 def lose(job: Job, evidence: str) -> bool:
     """End the attempt of a started job that nobody runs any more; False if it ended otherwise meanwhile.
 
@@ -71,15 +117,17 @@ def lose(job: Job, evidence: str) -> bool:
     times. Else failed as interrupted, for a person to decide.
     """
     if job.attempt < job.max_attempts:
-        update, verdict = _next_attempt(job), "it will be retried"
+        pause = interval_seconds(job.retry_intervals, job.attempt, job.retry_jitter)
+        update, verdict = _next_attempt(job, pause), "it will be retried"
     elif job.idempotent and job.losses < MOST_LOSSES:
-        update = {**_next_attempt(job, seconds=0), "max_attempts": job.attempt + 1}
+        update = {**_next_attempt(job, 0), "max_attempts": job.attempt + 1}
         verdict = "it is idempotent and will run again"
     else:
         update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
     error = _error(WORKER_LOST, short(evidence, 2000))
     with transaction.atomic(using=router.db_for_write(Job)):
-        status = _end_attempt(job, {**update, **error, "losses": F("losses") + 1}, if_canceled={})
+        lost = {**update, **error, "losses": F("losses") + 1, "elsewhere_until": None}
+        status = _end_attempt(job, lost, if_canceled={})
         if status is None:
             return False
         if status == CANCELED:
@@ -100,19 +148,38 @@ def _error(error_type: str = "", error_message: str = "", traceback: str = "") -
 
 
 def _record(job: Job, outcome: Outcome, worker_name: str) -> None:
-    if outcome.kind == Attempt.Outcome.FINISHED:
-        result = {"result": outcome.result, "result_error": outcome.result_error}
-        update: dict[str, Any] = {"status": FINISHED, "finished_at": Now(), **result}
-    elif job.attempt < job.max_attempts:
-        update = _next_attempt(job)
-    else:
-        update = {"status": FAILED, "finished_at": Now()}
-    told = {**outcome.error, **(outcome.progress or {})}
-    update |= told
-    if _end_attempt(job, update, if_canceled=told):
+    update = _next_state(job, outcome) | outcome.told
+    if _end_attempt(job, update, if_canceled=outcome.told):
         _store_attempt(job, outcome, worker_name)
+        _count_for_worker(job, outcome)
     elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
         _note_late_report(job, outcome, worker_name)
+
+
+def _next_state(job: Job, outcome: Outcome, *, final: bool = False) -> dict[str, Any]:
+    """What comes after this outcome of the awaited attempt."""
+    if outcome.kind == Attempt.Outcome.FINISHED:
+        return {"status": FINISHED, "finished_at": Now(), **_result(job, outcome)}
+    if outcome.kind == Attempt.Outcome.ELSEWHERE:
+        until = Now() + timedelta(seconds=outcome.elsewhere_seconds)
+        return {"status": STARTED, "elsewhere_until": until, "worker": None}
+    if outcome.kind == Attempt.Outcome.CANCELED:
+        return {"status": CANCELED, "finished_at": Now()}
+    if final:
+        return {"status": FAILED, "finished_at": Now()}
+    if outcome.retry and job.attempt <= outcome.retry.max:
+        most = max(job.max_attempts, 1 + outcome.retry.max)
+        return {**_next_attempt(job, outcome.retry.seconds_after(job.attempt)), "max_attempts": most}
+    if job.attempt < job.max_attempts and not outcome.retry:
+        return _next_attempt(job, interval_seconds(job.retry_intervals, job.attempt, job.retry_jitter))
+    return {"status": FAILED, "finished_at": Now()}
+
+
+def _result(job: Job, outcome: Outcome) -> dict[str, Any]:
+    kept = {"result": outcome.result, "result_error": outcome.result_error}
+    if job.keep_result_seconds is None:
+        return kept
+    return {**kept, "result_expires_at": Now() + timedelta(seconds=job.keep_result_seconds)}
 
 
 def _end_attempt(job: Job, update: dict[str, Any], *, if_canceled: dict[str, Any]) -> Status | None:
@@ -123,16 +190,19 @@ def _end_attempt(job: Job, update: dict[str, Any], *, if_canceled: dict[str, Any
     held = _claimed(job).started()
     going_on = held if update["status"] == FINISHED else held.filter(cancel_requested_at__isnull=True)
     if going_on.update(**update):
-        return Status(update["status"])
-    if held.update(**if_canceled, status=CANCELED, finished_at=Now()):
-        return CANCELED
-    return None
+        written = Status(update["status"])
+    elif held.update(**if_canceled, status=CANCELED, finished_at=Now()):
+        written = CANCELED
+    else:
+        return None
+    tally({(job.queue, written): 1})
+    return written
 
 
 def _is_recorded(job: Job) -> bool:
     """True if this attempt's report is stored: our own, repeated because its reply was lost."""
     stored = job.attempts.filter(number=job.attempt, claim_id=job.claim_id)  # type: ignore[misc]
-    return stored.filter(outcome__in=[Attempt.Outcome.FINISHED, Attempt.Outcome.FAILED]).exists()
+    return stored.exclude(outcome__in=[Attempt.Outcome.LOST, Attempt.Outcome.CANCELED]).exists()
 
 
 def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> bool:
@@ -140,6 +210,7 @@ def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> 
     interrupted = _claimed(job).failed().filter(error_type=WORKER_LOST)
     if outcome.kind != Attempt.Outcome.FINISHED or not interrupted.update(**update):
         return False
+    tally({(job.queue, FAILED): -1, (job.queue, FINISHED): 1})
     job.attempts.filter(number=job.attempt).update(
         outcome=outcome.kind, log=outcome.log, finished_at=Now(), **outcome.error
     )
@@ -159,6 +230,10 @@ def _claimed(job: Job) -> JobQuerySet:
 
 
 def _store_attempt(job: Job, outcome: Outcome, worker_name: str) -> None:
+    if job.elsewhere_until:  # Stored when its work was handed over, with its log.
+        handed_over = job.attempts.filter(number=job.attempt)
+        if handed_over.update(outcome=outcome.kind, finished_at=Now(), **outcome.error):
+            return
     job.attempts.create(
         number=job.attempt,
         claim_id=job.claim_id,  # type: ignore[misc] # A claimed job has one.
@@ -170,9 +245,16 @@ def _store_attempt(job: Job, outcome: Outcome, worker_name: str) -> None:
     )
 
 
-def _next_attempt(job: Job, seconds: float | None = None) -> dict[str, Any]:
-    if seconds is None:
-        seconds = interval_seconds(job.retry_intervals, job.attempt)
+def _count_for_worker(job: Job, outcome: Outcome) -> None:
+    ended = "finished_count" if outcome.kind in _WENT_WELL else "failed_count"
+    counts = {ended: F(ended) + 1, "busy_seconds": F("busy_seconds") + outcome.ran_seconds}
+    Worker.objects.filter(pk=job.worker_id).update(**counts)
+
+
+_WENT_WELL = {Attempt.Outcome.FINISHED, Attempt.Outcome.RETRIED, Attempt.Outcome.ELSEWHERE}
+
+
+def _next_attempt(job: Job, seconds: float) -> dict[str, Any]:
     if seconds > 0:
         waits = {"status": SCHEDULED, "scheduled_for": Now() + timedelta(seconds=seconds)}
     else:
@@ -185,5 +267,6 @@ def _next_attempt(job: Job, seconds: float | None = None) -> dict[str, Any]:
         "delivered_epoch": "",
         "worker": None,
         "claim_id": None,
+        "elsewhere_until": None,
         "started_at": None,
     }

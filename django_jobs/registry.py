@@ -1,29 +1,63 @@
-"""Which functions may run as jobs, and how a path becomes a function.
+"""Which functions may run as jobs, and how a name becomes a function.
 
-Allowed are every `@task`; other functions only from installed apps, the project's own package and
-`ALLOWED_TASKS`. Asked at enqueue, and again by the executor.
+A function's name is its dotted path, or the one that `@task(name=…)` gave it. Allowed are every `@task`;
+other functions only from installed apps, the project's own package and `ALLOWED_TASKS`. Asked at enqueue, and
+again by the executor.
 """
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings as django_settings
+from django.utils.module_loading import autodiscover_modules
 
 from .conf import settings
 from .exceptions import TaskNotAllowed, TaskNotFound
 
 _declared: dict[str, Callable[..., Any]] = {}
+_discovered = False
 
 
-def declare(function: Callable[..., Any]) -> str:
-    """Allow this function because it is a `@task`, and return its path."""
+def declare(function: Callable[..., Any], name: str | None = None) -> str:
+    """Allow this function because it is a `@task`, and return its name: the one given, else its path.
+
+    Raises `ValueError` for a name that another task has.
+    """
     path = path_of(function)
-    _declared[path] = function
-    return path
+    if name is None:
+        name = path
+    elif not isinstance(name, str) or not re.fullmatch(r"[\w.:-]{1,255}", name):
+        raise ValueError(
+            f"name={name!r} of task {path}: a name is 1 to 255 letters, digits, dots, colons, - or _."
+        )
+    namesake = _declared.get(name)
+    if namesake and path_of(namesake) != path:  # The same path: its module was reloaded.
+        raise ValueError(
+            f'Two tasks are named "{name}": {path_of(namesake)} and {path}. Give one another name. If they '
+            "are the same function, its module is imported under two paths; use one of them everywhere."
+        )
+    _declared[name] = function
+    return name
+
+
+def discover() -> None:
+    """Import the module `tasks` of every installed app, once. An error in one of them is raised."""
+    global _discovered
+    if not _discovered:
+        autodiscover_modules("tasks")
+        _discovered = True
+
+
+def names() -> list[str]:
+    """The names of all tasks."""
+    discover()
+    return sorted(_declared)
 
 
 def path_of(function: Callable[..., Any]) -> str:
@@ -50,50 +84,67 @@ def path_of(function: Callable[..., Any]) -> str:
     raise TypeError(f"{problem}; define it with def at the top level of a module.")
 
 
-def check_importable(path: str) -> None:
-    """Raise `TypeError` unless a worker will find something at `path`, as far as this process can tell."""
-    module, _, name = path.rpartition(".")
-    if not hasattr(sys.modules.get(module), name):
+def check_importable(function: Callable[..., Any], name: str) -> None:
+    """Raise `TypeError` unless a worker will find this function, as far as this process can tell."""
+    path = path_of(function)
+    module, _, attribute = path.rpartition(".")
+    if not hasattr(sys.modules.get(module), attribute):
         raise TypeError(
-            f"There is no {name} in the module {module}, so no worker can import it; "
+            f"There is no {attribute} in the module {module}, so no worker can import it; "
             "define it at the top level of a module of the project."
         )
-    if len(path) > 255:
-        raise TypeError(f"The path {path} has {len(path)} characters; at most 255 are stored.")
+    if len(name) > 255:
+        raise TypeError(f"The path {name} has {len(name)} characters; at most 255 are stored.")
 
 
-def check_allowed(path: str) -> None:
-    """Raise `TaskNotAllowed` unless the function at `path` may run as a job."""
-    if path in _declared or any(
-        path == prefix or path.startswith(f"{prefix}.") for prefix in _allowed_prefixes()
+def check_allowed(name: str) -> None:
+    """Raise `TaskNotAllowed` unless the function of this name may run as a job."""
+    if name in _declared or any(
+        name == prefix or name.startswith(f"{prefix}.") for prefix in _allowed_prefixes()
     ):
         return
     raise TaskNotAllowed(
-        f"{path} may not run as a job: it is no @task, and neither in an installed app nor in the project's "
-        f'own package. Decorate it with @task, or add "{path}" to DJANGO_JOBS["ALLOWED_TASKS"].'
+        f"{name} may not run as a job: it is no @task, and neither in an installed app nor in the project's "
+        f'own package. Decorate it with @task, or add "{name}" to DJANGO_JOBS["ALLOWED_TASKS"].'
     )
 
 
-def load(path: str) -> Callable[..., Any]:
-    """The function at `path`, imported.
+def load(name: str) -> Callable[..., Any]:
+    """The function of this name, imported.
 
     Raises `TaskNotFound` when there is none and `TaskNotAllowed` when it may not run.
     """
-    module_path, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_path), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TaskNotFound(
-            f"{path} cannot be imported ({error}). Was it moved, renamed or removed by a deploy? "
-            "Bring it back and requeue the job."
-        ) from error
-    check_allowed(path)
-    if path in _declared:
-        return _declared[path]
-    if not callable(found) or path_of(found) != path:
+    if name in _declared:
+        return _declared[name]
+    found = _import(name)
+    if name in _declared:  # Its module declared it.
+        return _declared[name]
+    function = getattr(found, "function", None)
+    if function in _declared.values():  # A task that was given a name of its own meanwhile.
+        return function  # type: ignore[return-value]
+    check_allowed(name)
+    if not callable(found) or path_of(found) != name:
         # A name that a module merely imported: `app.tasks.system` must not run `os.system`.
-        raise TaskNotAllowed(f"{path} may not run as a job: it is not a function defined in {module_path}.")
+        module = name.rpartition(".")[0]
+        raise TaskNotAllowed(f"{name} may not run as a job: it is not a function defined in {module}.")
     return found  # type: ignore[no-any-return]
+
+
+def _import(name: str) -> Any:
+    """What is found under this path; None if a task of this name is declared elsewhere."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        discover()
+        if name in _declared:
+            return None
+        guess = get_close_matches(name, _declared, n=1)
+        hint = f'Did you mean "{guess[0]}"? ' if guess else ""
+        raise TaskNotFound(
+            f"{name} cannot be imported ({error}). {hint}Was it moved, renamed or removed by a deploy? "
+            "Bring it back, or give its name to what replaces it with @task(name=…), and requeue the job."
+        ) from error
 
 
 def _allowed_prefixes() -> list[str]:

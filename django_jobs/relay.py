@@ -6,14 +6,17 @@ A push repeated does none either: the server knows the delivery, and only one cl
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from django.db import transaction
 from django.db.models import Subquery
 from django.db.models.functions import Now
 
-from . import sql
+from . import executor, sql
+from .conf import settings
 from .engines import Delivery, all_engines
 from .engines.base import BaseEngine
 from .exceptions import EngineUnavailable
@@ -28,24 +31,28 @@ logger = logging.getLogger(__name__)
 _batches: WeakKeyDictionary[object, tuple[object, list[Job]]] = WeakKeyDictionary()
 """{connection: (the callbacks of its transaction, the jobs of its transaction)}"""
 _resting_until: dict[str, float] = {}  # {server: monotonic time}
+_withheld = False
 _unreached: set[str] = set()  # servers that the loop did not reach in its last pass
 
 
-def push_at_commit(job: Job, alias: str) -> None:
-    """Have a queued job pushed when the transaction on database `alias` commits, at once if there is none.
+def push_at_commit(jobs: Sequence[Job], alias: str) -> None:
+    """Have queued jobs pushed when the transaction on database `alias` commits, at once if there is none.
 
     The first `BATCH` jobs of a transaction go in one push, which takes at most a second; none is tried while
     the server seems down. It never raises: what it could not push, the loop pushes.
     """
     connection = transaction.get_connection(alias)
-    if not connection.get_autocommit() and not connection.in_atomic_block:
+    if settings.IMMEDIATE:
+        transaction.on_commit(partial(_run_here, jobs), using=alias)
+        return
+    if not jobs or _withheld or (not connection.get_autocommit() and not connection.in_atomic_block):
         return  # Transactions managed by hand have no callbacks; the loop sees the row when it is committed.
     callbacks, batch = _batches.get(connection, (None, []))
     if callbacks is not connection.run_on_commit:  # A new transaction, or one that rolled back a part.
         batch = []
         _batches[connection] = connection.run_on_commit, batch
-    batch.append(job)
-    # Each job has a callback, as a savepoint may roll back with its own; the first that runs pushes all.
+    batch.extend(jobs[: BATCH - len(batch)])
+    # Each enqueue has a callback, as a savepoint may roll back with its own; the first that runs pushes all.
     transaction.on_commit(lambda: _push_batch(batch), using=alias, robust=True)
 
 
@@ -75,6 +82,22 @@ def queue_due_jobs() -> int:
     """Move scheduled jobs whose time has come to their queues, the longest due first."""
     due = Job.objects.due()[:BATCH].values("pk")
     return Job.objects.scheduled().filter(pk__in=Subquery(due)).update(status=QUEUED, queued_at=Now())
+
+
+@contextmanager
+def withheld() -> Iterator[None]:
+    """Within this block nothing is pushed at commit by this process: for tests, which need no server then."""
+    global _withheld
+    before, _withheld = _withheld, True
+    try:
+        yield
+    finally:
+        _withheld = before
+
+
+def _run_here(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        executor.run_here(job)
 
 
 def _push_batch(batch: list[Job]) -> None:
@@ -115,4 +138,4 @@ def _push(engine: BaseEngine, jobs: Iterable[Job]) -> int:
     return len(deliveries)
 
 
-_DELIVERED_FIELDS = ("attempt", "delivery", "engine", "queue", "task", "timeout_seconds")
+_DELIVERED_FIELDS = ("attempt", "delivery", "engine", "queue", "task", "timeout_seconds", "at_front")

@@ -7,20 +7,22 @@ inside a transaction and never rolled back with it; the newest state wins, at mo
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.db import connections
 
 from .models import Job
+from .stages import Stages, check_percent
 from .states import STARTED
-from .values import clean_text, short
+from .values import clean_text
 
 FLUSH_INTERVAL_SECONDS = 0.5
 LOG_LIMIT = 64_000  # characters kept of an attempt's log: its end
-STAGE_LIMIT = 100  # characters of a stage's name
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,81 @@ class Progress:
 
         Cheap to call often. Raises `ValueError` for anything but a number from 0 to 100.
         """
-        if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:
-            raise ValueError(f"progress.update({percent!r}): give a percentage, a number from 0 to 100.")
+        check_percent(percent)
         if reporter := _current.get():
-            reporter.update(int(percent), message, stage)
+            reporter.update(percent, message, stage)
+
+    def track(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        stage: str | None = None,
+        total: int | None = None,
+        message: str | None = None,
+    ) -> "Tracked[T]":
+        """Iterate over `items` and tell after each how many of them are done: `for x in progress.track(xs)`.
+
+        `total` is their number, `len(items)` unless given; where neither is known, progress stays at 0 until
+        they are through. Takes asynchronous iterables too: `async for x in progress.track(xs)`.
+        """
+        return Tracked(items, stage, total, message)
+
+
+class Tracked(Generic[T]):
+    """Iterates over what it was given, once or more, and tells the progress."""
+
+    def __init__(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        stage: str | None,
+        total: int | None,
+        message: str | None,
+    ) -> None:
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        self._items = items
+        self._total = total
+        self._stage = stage
+        self._message = message
+
+    def __iter__(self) -> Iterator[T]:
+        if not isinstance(self._items, Iterable):
+            raise TypeError(f"{self._items!r} is asynchronous; iterate with `async for`.")
+        self._tell(0)
+        for done, item in enumerate(self._items, 1):
+            yield item
+            self._tell(done)
+        progress.update(100, stage=self._stage)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        self._tell(0)
+        done = 0
+        if isinstance(self._items, AsyncIterable):
+            async for item in self._items:
+                yield item
+                done += 1
+                self._tell(done)
+        else:
+            for item in self._items:
+                yield item
+                done += 1
+                self._tell(done)
+        progress.update(100, stage=self._stage)
+
+    def _tell(self, done: int) -> None:
+        percent = 100 * min(done, self._total) / self._total if self._total else 0
+        progress.update(percent, message=self._message, stage=self._stage)
 
 
 progress = Progress()
+
+
+def progress_callback(percent: float, step: str | None = None) -> None:
+    """`progress.update` for code that takes a callable: `convert(path, on_progress=progress_callback)`.
+
+    `step` is what is being done, shown as the job's message.
+    """
+    progress.update(percent, message=step)
 
 
 class Reporter:
@@ -58,10 +128,7 @@ class Reporter:
         self._changed = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._percent = 0
-        self._message = ""
-        self._stage = ""
-        self._stages: dict[str, dict[str, Any]] = {}
+        self._stages = Stages()
         self.log = LogCapture()
 
     @contextmanager
@@ -78,34 +145,21 @@ class Reporter:
 
     def declare(self, stages: tuple[str, ...]) -> None:
         with self._lock:
-            for name in stages:
-                self._stages.setdefault(short(name, STAGE_LIMIT), {"status": "pending", "progress": 0})
+            self._stages.declare(stages)
         self._wake()
 
-    def update(self, percent: int, message: str | None, stage: str | None) -> None:
+    def update(self, percent: float, message: str | None, stage: str | None) -> None:
         with self._lock:
-            if message is not None:
-                self._message = short(message, 1000)
-            if stage is None:
-                self._percent = percent
-            else:
-                self._stage = short(stage, STAGE_LIMIT)
-                status = "completed" if percent == 100 else "processing"
-                self._stages[self._stage] = {"status": status, "progress": percent}
-                self._percent = sum(each["progress"] for each in self._stages.values()) // len(self._stages)
+            self._stages.update(percent, message, stage)
         self._wake()
 
     def fields(self) -> dict[str, Any]:
         with self._lock:
-            return {
-                "progress": self._percent,
-                "progress_message": self._message,
-                "stage": self._stage,
-                "stages": dict(self._stages),
-                "stage_names": list(self._stages),
-            }
+            return self._stages.fields()
 
     def _wake(self) -> None:
+        if self._changed.is_set():  # The cheap way for what is called thousands of times a second.
+            return
         self._changed.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_loop, name="django-jobs-progress", daemon=True)

@@ -17,7 +17,7 @@ UPDATE {job} SET status = '{started}', worker_id = %s, claim_id = %s, started_at
        progress = 0, progress_message = '', stage = '', stages = '{{}}', stage_names = '[]'
 WHERE id IN (
     SELECT id FROM {job}
-    WHERE (id, attempt) IN (VALUES {wanted}) AND status = '{queued}'
+    WHERE (id, attempt) IN (VALUES {wanted}) AND status = '{queued}' AND observed_id = ''
       AND NOT EXISTS (SELECT 1 FROM {queue} WHERE {queue}.name = {job}.queue AND {queue}.paused)
     ORDER BY id {lock}
 )

@@ -21,9 +21,10 @@ TERMINAL = frozenset({FINISHED, FAILED, CANCELED})
 UNFINISHED = frozenset(Status) - TERMINAL
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    QUEUED: frozenset({STARTED, CANCELED}),
-    SCHEDULED: frozenset({QUEUED, CANCELED}),
-    DEFERRED: frozenset({QUEUED, SCHEDULED, CANCELED}),
+    # To finished or failed without having started: reported from elsewhere, or marked by a person.
+    QUEUED: frozenset({STARTED, CANCELED, FINISHED, FAILED}),
+    SCHEDULED: frozenset({QUEUED, CANCELED, FINISHED, FAILED}),
+    DEFERRED: frozenset({QUEUED, SCHEDULED, CANCELED, FINISHED, FAILED}),
     # Back to queued or scheduled: given back, or the next attempt after a failed or lost one.
     STARTED: frozenset({FINISHED, FAILED, CANCELED, QUEUED, SCHEDULED}),
     FINISHED: frozenset(),

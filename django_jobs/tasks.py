@@ -1,34 +1,38 @@
-"""The decorator that makes a function a task, and what a task can do."""
+"""The decorator that makes a function a task, what a task can do, and the functions that do the same."""
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
+from asgiref.sync import sync_to_async
+
 from . import registry
-from .enqueueing import enqueue_call
+from .enqueueing import Call, enqueue_calls
 from .models import Job
 from .options import Options, check_option_names
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_tasks: dict[str, "Task[..., Any]"] = {}  # {name: the task declared under it}
+
 
 class Task(Generic[P, R]):
     """A function that can be enqueued. Calling it calls the function."""
 
-    def __init__(self, function: Callable[P, R], path: str, options: Options) -> None:
+    def __init__(self, function: Callable[P, R], name: str, options: Options) -> None:
         update_wrapper(self, function)
         self.function = function
-        self.path = path
+        self.name = name
         self.options = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<Task {self.path}>"
+        return f"<Task {self.name}>"
 
     def using(self, **options: Any) -> Self:
         """This task with other options for the jobs it enqueues: queue, delay, at, subject, …
@@ -36,48 +40,95 @@ class Task(Generic[P, R]):
         See `Options` for all. The task itself is not changed.
         """
         check_option_names(options)
-        return type(self)(self.function, self.path, replace(self.options, **options))
+        return type(self)(self.function, self.name, replace(self.options, **options))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """The call with these arguments, to be enqueued with others by `enqueue_many`."""
+        return Call(self.function, self.name, args, kwargs, self.options)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Have a worker call the function with these arguments once the transaction commits."""
-        return enqueue_call(self.function, self.path, args, kwargs, self.options)
+        """Have a worker call the function with these arguments once the transaction commits.
+
+        With `unique=` and an unfinished job of that key: that job, with `deduplicated=True`.
+        """
+        [job] = enqueue_calls([self.call(*args, **kwargs)])
+        return job
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """`enqueue` for async code."""
+        return await sync_to_async(self.enqueue)(*args, **kwargs)
 
 
 @overload
 def task(function: Callable[P, R]) -> Task[P, R]: ...
 @overload
-def task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def task(*, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Callable[..., Any] | None = None, *, name: str | None = None, **options: Any) -> Any:
     """Make a function a task: `@task` or `@task(queue="mail", retry=Retry(max=3), timeout=600)`.
 
-    The options are defaults; `using()` overrides them for one call. Raises `TypeError` for what no
-    worker could import (lambdas, local functions) and for options that do not exist.
+    The function may be `async def`. The options are defaults; `using()` overrides them for one call. Rows
+    know a task by its `name`, by default the function's path; a function that is to move keeps its jobs with
+    a name of its own. Raises `TypeError` for what no worker could import (lambdas, local functions) and for
+    options that do not exist.
     """
     check_option_names(options)
     defaults = Options(**options)
     if function is None:
-        return lambda decorated: _declare(decorated, defaults)
-    return _declare(function, defaults)
+        return lambda decorated: _declare(decorated, name, defaults)
+    return _declare(function, name, defaults)
 
 
-def enqueue(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+def enqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
     """Enqueue a call of `function`, of a task with the task's options, else on the queue "default".
 
-    All further arguments are the function's own; options are given with `task(function).using(…)`.
-    Raises `TaskNotAllowed` for a function that is no task and belongs neither to an installed app nor
-    to the project.
+    `function` may be the name of one. All further arguments are the function's own; options are given with
+    `task(function).using(…)`. Raises `TaskNotAllowed` for a function that is no task and belongs neither to
+    an installed app nor to the project.
     """
+    return _task_of(function).enqueue(*args, **kwargs)
+
+
+def enqueue_in(delay: float | timedelta, function: Callable[..., Any] | str, /, *args: Any, **kw: Any) -> Job:
+    """`enqueue` for later: not before `delay`, seconds or a `timedelta`, has passed."""
+    return _task_of(function).using(delay=delay, at=None).enqueue(*args, **kw)
+
+
+def enqueue_at(at: datetime, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
+    """`enqueue` for later: not before the moment `at`. One that has passed means at once."""
+    return _task_of(function).using(at=at, delay=None).enqueue(*args, **kwargs)
+
+
+def enqueue_many(calls: Iterable[Call]) -> list[Job]:
+    """Enqueue many calls with few statements: `enqueue_many(task.call(i) for i in ids)`.
+
+    All or none: a call that is refused raises before anything is written, and all are written in one
+    transaction. The jobs stand in the order of the calls; see `Task.enqueue` for `unique=`.
+    """
+    return enqueue_calls(calls)
+
+
+async def aenqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
+    """`enqueue` for async code."""
+    return await sync_to_async(enqueue)(function, *args, **kwargs)
+
+
+async def aenqueue_many(calls: Iterable[Call]) -> list[Job]:
+    """`enqueue_many` for async code."""
+    return await sync_to_async(enqueue_many)(calls)
+
+
+def _declare(function: Callable[P, R], name: str | None, options: Options) -> Task[P, R]:
+    declared = Task(function, registry.declare(function, name), options)
+    _tasks[declared.name] = declared
+    return declared
+
+
+def _task_of(function: Callable[..., Any] | str) -> Task[..., Any]:
     if isinstance(function, Task):
-        return function.enqueue(*args, **kwargs)
+        return function
+    if isinstance(function, str):
+        name, function = function, registry.load(function)
+        return _tasks.get(name) or Task(function, name, Options())
     path = registry.path_of(function)
     registry.check_allowed(path)
-    return enqueue_call(function, path, args, kwargs, Options())
-
-
-def _declare(function: Callable[P, R], options: Options) -> Task[P, R]:
-    if inspect.iscoroutinefunction(function):
-        raise TypeError(
-            f"{registry.path_of(function)} is async def, which jobs do not run yet; "
-            "call it from a plain function with asgiref.sync.async_to_sync."
-        )
-    return Task(function, registry.declare(function), options)
+    return Task(function, path, Options())

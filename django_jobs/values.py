@@ -1,7 +1,12 @@
 """What may go into a row: JSON that comes back unchanged, text that every database takes."""
 
+import json
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
+
+from .conf import settings
 
 _SCALARS = (str, int, float, bool, type(None))
 _LARGEST_NUMBER_BITS = 13_000  # Python turns no number of more than 4,300 digits into text.
@@ -56,3 +61,28 @@ def clean_text(text: str, limit: int) -> str:
 def short(text: str, limit: int) -> str:
     """`text` in at most `limit` characters, storable, its end replaced by an ellipsis if cut."""
     return clean_text(text if len(text) <= limit else f"{text[: limit - 1]}…", limit)
+
+
+def json_bytes(value: object) -> int:
+    """The size of `value` as JSON text, in bytes of UTF-8."""
+    return len(json.dumps(value, ensure_ascii=False).encode())
+
+
+def result_error(result: object) -> str:
+    """Why a result cannot be stored; empty if it can."""
+    if problem := json_error(result):
+        return f"The result {problem}."
+    size = json_bytes(result)
+    if size > settings.MAX_RESULT_BYTES:
+        return (
+            f"The result is {size:,} bytes of JSON; at most {settings.MAX_RESULT_BYTES:,} are stored. "
+            'Store it elsewhere and return an id or a path, or raise DJANGO_JOBS["MAX_RESULT_BYTES"].'
+        )
+    return ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the one that was meant, or all there are."""
+    known = list(known)
+    guess = get_close_matches(name, known, n=1)
+    return f'did you mean "{guess[0]}"?' if guess else f"known are: {', '.join(known) or 'none'}."

@@ -27,11 +27,12 @@ class Delivery:
     queue: str
     task: str
     timeout_seconds: int | None
+    at_front: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Self:
         """The delivery that `job` awaits."""
-        return cls(job.pk, job.attempt, job.delivery, job.queue, job.task, job.timeout_seconds)
+        return cls(job.pk, job.attempt, job.delivery, job.queue, job.task, job.timeout_seconds, job.at_front)
 
     @property
     def id(self) -> str:
@@ -85,6 +86,11 @@ class BaseEngine(ABC):
     def withdraw(self, delivery: Delivery) -> None:
         """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
 
+    @abstractmethod
+    def alert(self, worker_name: str, delivery: Delivery) -> None:
+        """Have a worker look at the database now: what it runs for this delivery may be void. Best effort:
+        it looks every few seconds anyway."""
+
     def configuration_errors(self) -> list[str]:
         """What is wrong with the declared queues, a sentence each; found without asking a server."""
         return []
@@ -97,7 +103,7 @@ class BaseEngine(ABC):
         names = self.queue_names()
         if queue in names:
             return
-        guess = get_close_matches(queue, names, n=1)
+        guess = get_close_matches(str(queue), names, n=1)
         hint = f'Did you mean "{guess[0]}"? ' if guess else ""
         raise UnknownQueue(
             f'Unknown queue "{queue}". {hint}Declared are: {", ".join(names) or "none"}. '

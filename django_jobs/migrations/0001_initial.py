@@ -49,7 +49,25 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
+                "permissions": [
+                    ("pause_queue", "Can pause and resume a queue"),
+                    ("empty_queue", "Can cancel all jobs that wait on a queue"),
+                ],
             },
+        ),
+        migrations.CreateModel(
+            name="Tally",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("queue", models.CharField(max_length=100)),
+                ("status", models.CharField(max_length=10)),
+                ("amount", models.IntegerField()),
+            ],
         ),
         migrations.CreateModel(
             name="Job",
@@ -58,9 +76,19 @@ class Migration(migrations.Migration):
                     "id",
                     models.UUIDField(default=uuid6.uuid7, editable=False, primary_key=True, serialize=False),
                 ),
-                ("task", models.CharField(help_text="Dotted path of the function.", max_length=255)),
+                (
+                    "task",
+                    models.CharField(
+                        help_text="Its name: the function's path, or one given.", max_length=255
+                    ),
+                ),
+                ("description", models.CharField(blank=True, default="", max_length=255)),
                 ("engine", models.CharField(default="rq", max_length=32)),
                 ("queue", models.CharField(max_length=100)),
+                (
+                    "at_front",
+                    models.BooleanField(default=False, help_text="Goes before the others of its queue."),
+                ),
                 ("args", models.JSONField(blank=True, default=list)),
                 ("kwargs", models.JSONField(blank=True, default=dict)),
                 ("timeout_seconds", models.PositiveIntegerField(help_text="Empty for no limit.", null=True)),
@@ -96,6 +124,13 @@ class Migration(migrations.Migration):
                     models.JSONField(blank=True, default=list, help_text="Seconds before each retry."),
                 ),
                 (
+                    "retry_jitter",
+                    models.FloatField(
+                        default=0,
+                        help_text="Part of an interval, from 0 to 1, by which it is changed at random.",
+                    ),
+                ),
+                (
                     "losses",
                     models.PositiveIntegerField(
                         default=0, help_text="Attempts cut because their worker died."
@@ -109,6 +144,23 @@ class Migration(migrations.Migration):
                 ("delivered_at", models.DateTimeField(null=True)),
                 ("delivered_epoch", models.CharField(blank=True, default="", max_length=64)),
                 ("claim_id", models.UUIDField(editable=False, null=True)),
+                (
+                    "elsewhere_until",
+                    models.DateTimeField(
+                        help_text="Its work goes on outside; lost if not reported by then.", null=True
+                    ),
+                ),
+                (
+                    "observed_id",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Its id in the engine, for a job that other code enqueued there.",
+                        max_length=255,
+                    ),
+                ),
+                ("keep_result_seconds", models.FloatField(help_text="Empty: as long as the row.", null=True)),
+                ("result_expires_at", models.DateTimeField(null=True)),
                 ("result", models.JSONField(null=True)),
                 (
                     "result_error",
@@ -184,7 +236,15 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["-id"],
-                "permissions": [("cancel_job", "Can cancel job"), ("requeue_job", "Can requeue job")],
+                "permissions": [
+                    ("cancel_job", "Can cancel job"),
+                    ("stop_job", "Can stop a running job"),
+                    ("requeue_job", "Can requeue job"),
+                    ("run_job", "Can run a job before its time"),
+                    ("fail_job", "Can mark a job as failed"),
+                    ("move_job", "Can move a job to another queue"),
+                    ("report_job", "Can report progress and end of a job from elsewhere"),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -203,6 +263,10 @@ class Migration(migrations.Migration):
                             ("cancel_requested", "Cancel Requested"),
                             ("canceled", "Canceled"),
                             ("requeued", "Requeued"),
+                            ("run_now", "Run Now"),
+                            ("marked_failed", "Marked Failed"),
+                            ("moved", "Moved"),
+                            ("reported", "Reported"),
                             ("worker_lost", "Worker Lost"),
                             ("redelivered", "Redelivered"),
                             ("late_report", "Late Report"),
@@ -228,6 +292,45 @@ class Migration(migrations.Migration):
                         on_delete=django.db.models.deletion.CASCADE,
                         related_name="events",
                         to="django_jobs.job",
+                    ),
+                ),
+            ],
+            options={
+                "ordering": ["id"],
+            },
+        ),
+        migrations.CreateModel(
+            name="QueueEvent",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("queue", models.CharField(max_length=100)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("paused", "Paused"),
+                            ("resumed", "Resumed"),
+                            ("emptied", "Emptied"),
+                            ("job_deleted", "Job Deleted"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("message", models.TextField(blank=True, default="")),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "by",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
                     ),
                 ),
             ],
@@ -268,6 +371,18 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("leased_until", models.DateTimeField(help_text="Counts as lost after this.")),
+                (
+                    "finished_count",
+                    models.PositiveIntegerField(default=0, help_text="Attempts that finished here."),
+                ),
+                (
+                    "failed_count",
+                    models.PositiveIntegerField(default=0, help_text="Attempts that failed here."),
+                ),
+                (
+                    "busy_seconds",
+                    models.FloatField(default=0, help_text="Time spent on attempts that have ended."),
+                ),
             ],
             options={
                 "ordering": ["name"],
@@ -306,6 +421,8 @@ class Migration(migrations.Migration):
                         choices=[
                             ("finished", "Finished"),
                             ("failed", "Failed"),
+                            ("retried", "Retried"),
+                            ("elsewhere", "Elsewhere"),
                             ("canceled", "Canceled"),
                             ("lost", "Lost"),
                         ],
@@ -405,6 +522,25 @@ class Migration(migrations.Migration):
                 condition=models.Q(("status__in", ["canceled", "failed", "finished"])),
                 fields=["finished_at"],
                 name="django_jobs_ended",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("result_expires_at__isnull", False)),
+                fields=["result_expires_at"],
+                name="django_jobs_result_expires",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(
+                    ("status__in", ["deferred", "queued", "scheduled", "started"]),
+                    models.Q(("observed_id", ""), _negated=True),
+                ),
+                fields=["queue", "id"],
+                name="django_jobs_observed",
             ),
         ),
         migrations.AddConstraint(

@@ -1,7 +1,8 @@
 """The rows of django_jobs. One file a noun's family: jobs and what happened to them; what runs them."""
 
 from .jobs import Attempt, Job, JobEvent, JobQuerySet, get_job
-from .workers import Installation, Lease, Queue, Worker
+from .tallies import Tally
+from .workers import Installation, Lease, Queue, QueueEvent, Worker
 
 __all__ = [
     "Attempt",
@@ -11,6 +12,8 @@ __all__ = [
     "JobQuerySet",
     "Lease",
     "Queue",
+    "QueueEvent",
+    "Tally",
     "Worker",
     "get_job",
 ]

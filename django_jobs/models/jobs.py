@@ -3,11 +3,15 @@
 Times are the database's clock. Who may write `Job.status` is listed in docs/architecture.md.
 """
 
+import asyncio
 import time
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.validators import MaxValueValidator
 from django.db import models, transaction
@@ -30,6 +34,7 @@ from ..states import (
     Status,
 )
 from .primary import PrimaryManager
+from .tallies import tally
 
 WORKER_LOST = "WorkerLost"
 """The error type of a job whose worker died while it ran."""
@@ -67,13 +72,25 @@ class JobQuerySet(models.QuerySet["Job"]):
         """The jobs about `subject`, for example "file:42", oldest first."""
         return self.filter(subject=subject).order_by("id")
 
+    def ended(self) -> Self:
+        return self.filter(status__in=sorted(TERMINAL))
+
+    def ours(self) -> Self:
+        """The jobs that were enqueued here, not those that were only observed."""
+        return self.filter(observed_id="")
+
+    def observed(self) -> Self:
+        """The jobs that other code enqueued with the plain library of an engine."""
+        return self.exclude(observed_id="")
+
     def due(self) -> Self:
-        return self.scheduled().filter(scheduled_for__lte=Now()).order_by("scheduled_for", "id")
+        due = self.scheduled().ours().filter(scheduled_for__lte=Now())
+        return due.order_by("scheduled_for", "id")
 
     def undelivered(self, epoch: str) -> Self:
         """Queued jobs whose delivery is not known to a server in this `epoch`."""
         # Not `exclude(delivered_epoch=epoch)`: two ranges of an index instead of a walk through it.
-        return self.queued().filter(Q(delivered_epoch__lt=epoch) | Q(delivered_epoch__gt=epoch))
+        return self.queued().ours().filter(Q(delivered_epoch__lt=epoch) | Q(delivered_epoch__gt=epoch))
 
     def same_delivery(self, job: "Job") -> Self:
         """The row of `job` as long as it awaits the same delivery of the same attempt."""
@@ -92,14 +109,26 @@ class JobQuerySet(models.QuerySet["Job"]):
                     merged[name] = stage
         return merged
 
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Delete these rows and what belongs to them; nothing that runs is told. See `control.delete`."""
+        with transaction.atomic(using=self.db):
+            rows = self.select_for_update().order_by().values_list("queue", "status")
+            tally({(queue, status): -count for (queue, status), count in Counter(rows).items()})
+            return super().delete()
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
 
 class Job(models.Model):
     """One enqueued run of a task."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    task = models.CharField(max_length=255, help_text=_("Dotted path of the function."))
+    task = models.CharField(max_length=255, help_text=_("Its name: the function's path, or one given."))
+    description = models.CharField(max_length=255, default="", blank=True)
     engine = models.CharField(max_length=32, default="rq")
     queue = models.CharField(max_length=100)
+    at_front = models.BooleanField(default=False, help_text=_("Goes before the others of its queue."))
     args = models.JSONField(default=list, blank=True)
     kwargs = models.JSONField(default=dict, blank=True)
     timeout_seconds = models.PositiveIntegerField(null=True, help_text=_("Empty for no limit."))
@@ -109,6 +138,9 @@ class Job(models.Model):
     attempt = models.PositiveIntegerField(default=1, help_text=_("The attempt awaited or running, from 1."))
     max_attempts = models.PositiveIntegerField(default=1)
     retry_intervals = models.JSONField(default=list, blank=True, help_text=_("Seconds before each retry."))
+    retry_jitter = models.FloatField(
+        default=0, help_text=_("Part of an interval, from 0 to 1, by which it is changed at random.")
+    )
     losses = models.PositiveIntegerField(default=0, help_text=_("Attempts cut because their worker died."))
     cancel_requested_at = models.DateTimeField(null=True)
 
@@ -124,7 +156,18 @@ class Job(models.Model):
         related_name="jobs",
     )
     claim_id = models.UUIDField(null=True, editable=False)
+    elsewhere_until = models.DateTimeField(
+        null=True, help_text=_("Its work goes on outside; lost if not reported by then.")
+    )
+    observed_id = models.CharField(
+        max_length=255,
+        default="",
+        blank=True,
+        help_text=_("Its id in the engine, for a job that other code enqueued there."),
+    )
 
+    keep_result_seconds = models.FloatField(null=True, help_text=_("Empty: as long as the row."))
+    result_expires_at = models.DateTimeField(null=True)
     result = models.JSONField(null=True)
     result_error = models.TextField(default="", blank=True, help_text=_("Why the result is not stored."))
     error_type = models.CharField(max_length=255, default="", blank=True)
@@ -162,7 +205,15 @@ class Job(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        permissions = [("cancel_job", "Can cancel job"), ("requeue_job", "Can requeue job")]
+        permissions = [
+            ("cancel_job", "Can cancel job"),
+            ("stop_job", "Can stop a running job"),
+            ("requeue_job", "Can requeue job"),
+            ("run_job", "Can run a job before its time"),
+            ("fail_job", "Can mark a job as failed"),
+            ("move_job", "Can move a job to another queue"),
+            ("report_job", "Can report progress and end of a job from elsewhere"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["unique_key"],
@@ -195,13 +246,35 @@ class Job(models.Model):
                 condition=Q(requeued_from__isnull=False),
                 name="django_jobs_requeued_from",
             ),
+            # What retention asks.
             models.Index(
                 fields=["finished_at"], condition=Q(status__in=sorted(TERMINAL)), name="django_jobs_ended"
             ),
+            models.Index(
+                fields=["result_expires_at"],
+                condition=Q(result_expires_at__isnull=False),
+                name="django_jobs_result_expires",
+            ),
+            # What the observer asks: how far the engine's own jobs are.
+            models.Index(
+                fields=["queue", "id"],
+                condition=Q(status__in=sorted(UNFINISHED)) & ~Q(observed_id=""),
+                name="django_jobs_observed",
+            ),
         ]
+
+    deduplicated = False
+    """True for what enqueue() returns when an unfinished job held its unique key: that job."""
 
     def __str__(self) -> str:
         return f"{self.task} {self.pk}"
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Delete the row and what belongs to it; nothing that runs is told. See `control.delete`."""
+        with transaction.atomic(using=self._state.db):
+            counted = Job.objects.select_for_update().filter(pk=self.pk).values_list("queue", "status")
+            tally(dict.fromkeys(counted, -1))
+            return super().delete(*args, **kwargs)
 
     @property
     def call(self) -> str:
@@ -244,20 +317,38 @@ class Job(models.Model):
 
         Raises `WaitTimeout` when it has not. How it ended is in `status`; a failed job raises nothing.
         """
+        for pause in self._pauses(timeout):
+            if self._ended_now():
+                break
+            time.sleep(pause)
+        return self
+
+    async def await_result(self, timeout: float | None = None) -> Self:
+        """`wait` for async code; the event loop goes on meanwhile."""
+        for pause in self._pauses(timeout):
+            if await sync_to_async(self._ended_now)():
+                break
+            await asyncio.sleep(pause)
+        return self
+
+    def _pauses(self, timeout: float | None) -> Iterator[float]:
+        """How long to sleep before each further look; raises `WaitTimeout` in the end."""
+        began, pause = time.monotonic(), 0.01
+        while True:
+            is_last = timeout is not None and time.monotonic() - began > timeout
+            yield 0 if is_last else pause
+            if is_last:
+                raise WaitTimeout(f"Job {self.pk} is still {self.status} after {timeout:g} s.")
+            pause = min(pause * 1.5, 0.5)
+
+    def _ended_now(self) -> bool:
         if transaction.get_connection(self._state.db).in_atomic_block:
             raise RuntimeError(
                 "job.wait() inside a transaction would wait for ever: the job is enqueued when it commits. "
                 "Call it after the atomic() block."
             )
-        began, pause = time.monotonic(), 0.01
-        while True:
-            self.refresh_from_db()
-            if self.has_ended:
-                return self
-            if timeout is not None and time.monotonic() - began > timeout:
-                raise WaitTimeout(f"Job {self.pk} is still {self.status} after {timeout:g} s.")
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.5)
+        self.refresh_from_db()
+        return self.has_ended
 
     # The verbs import control inside: models are below it and may not import it at their top.
 
@@ -265,7 +356,7 @@ class Job(models.Model):
         """See `control.cancel`."""
         from .. import control
 
-        return control.cancel(self, by=by)
+        return bool(control.cancel(self, by=by))
 
     def requeue(self, by: Any = None) -> "Job":
         """See `control.requeue`."""
@@ -280,6 +371,8 @@ class Attempt(models.Model):
     class Outcome(models.TextChoices):
         FINISHED = "finished"
         FAILED = "failed"
+        RETRIED = "retried"  # The task itself asked for another attempt.
+        ELSEWHERE = "elsewhere"  # The task handed its work over; how that ended is not reported yet.
         CANCELED = "canceled"
         LOST = "lost"
 
@@ -312,12 +405,16 @@ class Attempt(models.Model):
 
 
 class JobEvent(models.Model):
-    """One fact about steering or rescue: who canceled, what was rescued on what evidence."""
+    """One fact about steering or rescue of a job: who canceled, what was rescued on what evidence."""
 
     class Kind(models.TextChoices):
         CANCEL_REQUESTED = "cancel_requested"
         CANCELED = "canceled"
         REQUEUED = "requeued"
+        RUN_NOW = "run_now"
+        MARKED_FAILED = "marked_failed"
+        MOVED = "moved"
+        REPORTED = "reported"
         WORKER_LOST = "worker_lost"
         REDELIVERED = "redelivered"
         LATE_REPORT = "late_report"

@@ -4,6 +4,7 @@ from functools import cache
 from typing import Self
 from uuid import UUID
 
+from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
@@ -41,6 +42,9 @@ class Worker(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     seen_at = models.DateTimeField(db_default=Now(), help_text=_("When it last renewed its lease."))
     leased_until = models.DateTimeField(help_text=_("Counts as lost after this."))
+    finished_count = models.PositiveIntegerField(default=0, help_text=_("Attempts that finished here."))
+    failed_count = models.PositiveIntegerField(default=0, help_text=_("Attempts that failed here."))
+    busy_seconds = models.FloatField(default=0, help_text=_("Time spent on attempts that have ended."))
 
     objects = PrimaryManager.from_queryset(WorkerQuerySet)()
 
@@ -63,9 +67,39 @@ class Queue(models.Model):
 
     class Meta:
         ordering = ["name"]
+        permissions = [
+            ("pause_queue", "Can pause and resume a queue"),
+            ("empty_queue", "Can cancel all jobs that wait on a queue"),
+        ]
 
     def __str__(self) -> str:
         return self.name
+
+
+class QueueEvent(models.Model):
+    """One fact about steering of a queue, or of a job of it whose row is gone."""
+
+    class Kind(models.TextChoices):
+        PAUSED = "paused"
+        RESUMED = "resumed"
+        EMPTIED = "emptied"
+        JOB_DELETED = "job_deleted"
+
+    queue = models.CharField(max_length=100)
+    kind = models.CharField(max_length=20, choices=Kind.choices)
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, db_index=False, related_name="+"
+    )
+    message = models.TextField(default="", blank=True)
+    at = models.DateTimeField(db_default=Now())
+
+    objects = PrimaryManager()
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.queue}"
 
 
 class Installation(models.Model):

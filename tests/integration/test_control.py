@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from django_jobs import control, relay
-from django_jobs.control import NotRequeueable
+from django_jobs.exceptions import NotRequeueable
 from django_jobs.models import Job
 from django_jobs.outcomes import Outcome, lose, report
 from django_jobs.states import (

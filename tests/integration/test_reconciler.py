@@ -76,7 +76,7 @@ def test_nothing_is_ended_before_a_lease_of_contact_with_the_database(job_factor
 
 
 def test_contact_counts_from_the_first_pass(job_factory, settings):
-    settings.DJANGO_JOBS = {"LEASE_SECONDS": 0.2}
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
     job, healer = job_factory(status=STARTED, worker=silent_worker()), Reconciler()
 
     assert healer.run_once() == 0

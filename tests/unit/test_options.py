@@ -78,16 +78,6 @@ def test_everything_else_is_taken(options):
     tasks.add.using(**options)
 
 
-def test_an_async_function_is_refused_and_the_way_out_named():
-    async def later():
-        pass
-
-    later.__qualname__ = "later"
-
-    with pytest.raises(TypeError, match=r"later is async def, .*async_to_sync"):
-        task(later)
-
-
 def test_a_task_looks_like_its_function():
     assert (tasks.add.__name__, tasks.add.__module__) == ("add", "tests.tasks")
     assert repr(tasks.add) == "<Task tests.tasks.add>"

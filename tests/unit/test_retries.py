@@ -55,6 +55,6 @@ def test_each_failed_attempt_has_its_interval_and_the_last_counts_on(intervals, 
     assert interval_seconds(intervals, failed_attempt) == seconds
 
 
-def test_a_retry_does_not_change():
-    with pytest.raises(AttributeError):
-        Retry(max=1).max = 2
+def test_a_retry_can_be_raised():
+    with pytest.raises(Retry, match="another attempt in 5 s, at most 3 retries"):
+        raise Retry(max=3, interval=5)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
+from rq.command import send_command
 from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job as RQJob
 from rq.job import JobStatus
@@ -33,6 +34,9 @@ class RQEngine(BaseEngine):
         for queue in declared_queues():
             grouped.setdefault(masked_url(impatient_client(queue)), []).append(queue)
         return grouped
+
+    def queue_names(self) -> list[str]:
+        return list(declared_queues())
 
     def configuration_errors(self) -> list[str]:
         errors = []
@@ -62,7 +66,8 @@ class RQEngine(BaseEngine):
             for delivery in deliveries:
                 queue = RQQueue(delivery.queue, connection=client)
                 keys = [RQJob.key_for(delivery.id), queue.key, RQQueue.redis_queues_keys]
-                pipeline.eval(scripts.PUSH, len(keys), *keys, delivery.id, *_hash(delivery, client))
+                end = "LPUSH" if delivery.at_front else "RPUSH"
+                pipeline.eval(scripts.PUSH, len(keys), *keys, end, delivery.id, *_hash(delivery, client))
             epoch, *_ = pipeline.execute()
         return _text(epoch)
 
@@ -86,6 +91,10 @@ class RQEngine(BaseEngine):
             pipeline.lrem(RQQueue(delivery.queue, connection=client).key, 1, delivery.id)
             pipeline.delete(RQJob.key_for(delivery.id))
             pipeline.execute()
+
+    def alert(self, worker_name: str, delivery: Delivery) -> None:
+        with reached(impatient_client(delivery.queue)) as client:
+            send_command(client, worker_name, "stop-job", job_id=delivery.id)
 
 
 def _text(reply: Any) -> str:

@@ -15,12 +15,12 @@ return epoch
 
 PUSH = """
 -- KEYS[1]  the job's hash   KEYS[2]  the queue's list   KEYS[3]  the set of all queues
--- ARGV[1]  the job's id     ARGV[2…]  fields and values of the hash
+-- ARGV[1]  RPUSH, or LPUSH for the front   ARGV[2]  the job's id   ARGV[3…]  fields and values of the hash
 if redis.call('EXISTS', KEYS[1]) == 1 then
     return 0
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('SADD', KEYS[3], KEYS[2])
-redis.call('RPUSH', KEYS[2], ARGV[1])
+redis.call(ARGV[1], KEYS[2], ARGV[2])
 return 1
 """

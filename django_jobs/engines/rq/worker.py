@@ -1,6 +1,7 @@
 """The worker: RQ's, which forks for every job, with life signs, a maintainer beside it, and an end for every
 attempt whose process died."""
 
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from django.db import Error
 from rq.defaults import RQ_KEY_PREFIX
 
 from ...lifesigns import LifeSigns
-from ...models import Installation, Job, Worker
+from ...models import Attempt, Installation, Job, Worker
 from ...models.workers import installation_id
 from ...outcomes import lose
 from ...processes import KeptProcess, die_with_parent, disconnect_databases
@@ -36,6 +37,14 @@ class Held:
     job_id: UUID
     claim_id: UUID
 
+    def is_claimed(self) -> bool:
+        return Job.objects.started().filter(pk=self.job_id, claim_id=self.claim_id).exists()
+
+    def is_reported(self) -> bool:
+        """True if the child has reported: it ends by itself."""
+        own = Attempt.objects.filter(job=self.job_id, claim_id=self.claim_id)
+        return own.exclude(worker_name="").exists()
+
 
 class JobsWorker(RobustWorker):
     """Plain jobs of RQ run as in RQ; deliveries of ours are claimed and reported by the child.
@@ -48,6 +57,7 @@ class JobsWorker(RobustWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: Held | None = None
+        self._held_was_claimed = False
         self._ending = ""
         self._deadline = trampoline.SharedDeadline()
         self._own_pid = os.getpid()
@@ -89,6 +99,7 @@ class JobsWorker(RobustWorker):
     def execute_job(self, job: Any, queue: Any) -> None:
         if asked := parse_delivery_id(job.id):
             self._held = Held(job.id, asked[0], uuid4())
+            self._held_was_claimed = False
             # RQ's limits surround claim and report, which may have to wait; ours surrounds the function.
             job.timeout = -1
         self._ending = ""
@@ -134,12 +145,39 @@ class JobsWorker(RobustWorker):
             self._ending = self._ending or _how_it_ended(status, usage)
         return ended
 
+    def handle_payload(self, message: Any) -> None:
+        # For our deliveries the database says what is to be stopped; Redis only says that it is time to look.
+        try:
+            asked = json.loads(message["data"])
+            is_ours = asked["command"] == "stop-job" and parse_delivery_id(asked["job_id"])
+        except (ValueError, TypeError, KeyError):
+            logger.warning("Worker %s: not a command: %r", self.name, message)
+            return
+        if is_ours:
+            self._signs.renew_now()
+        else:
+            super().handle_payload(message)
+
     def _look_after_child(self) -> None:
         overtime = self._deadline.seconds_over()
         if overtime > OVERTIME_SECONDS:
             self._ending = f"its function ran on {overtime:.0f} s after its time limit"
             self.kill_horse()
+        self._end_what_is_void()
         self._end_orphans()
+
+    def _end_what_is_void(self) -> None:
+        """End the child whose attempt was taken from it: ended from outside, or its row deleted."""
+        held = self._held
+        if held is None:
+            return
+        if held.is_claimed():
+            self._held_was_claimed = True
+        elif self._held_was_claimed and not held.is_reported() and held is self._held:
+            logger.info("Worker %s: job %s was ended from outside; stopping it.", self.name, held.job_id)
+            self._stopped_job_id = held.delivery_id
+            self._ending = "its process was ended on request"
+            self.kill_horse()
 
     def _stop_held_job(self, job_id: UUID) -> None:
         """End the child that runs this job. RQ notes it as stopped, `_end_orphans` as canceled."""

@@ -1,0 +1,288 @@
+"""Steering of jobs: cancel, stop, requeue, run now, mark failed, move, delete."""
+
+from functools import partial
+from typing import Any
+
+from django.db import IntegrityError, router, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Greatest, Now
+
+from .. import relay
+from ..engines import Delivery, get_engine
+from ..exceptions import JobDoesNotExist, NotPossible, NotRequeueable
+from ..models import Job, JobEvent, QueueEvent
+from ..models.jobs import NEXT_DELIVERY
+from ..models.tallies import tally
+from ..outcomes import Outcome, end_from_outside
+from ..states import CANCELED, FAILED, FINISHED, QUEUED, STARTED, sources
+from ..values import short
+from .steering import alert_worker, check_ours, check_permission, each, refuse, trace, verb, withdraw
+
+MARKED_FAILED = "MarkedFailed"
+"""The error type of a job that a person marked as failed."""
+
+_WAITING = [status for status in sources(CANCELED) if status != STARTED]
+
+
+def cancel(jobs: Any, by: Any = None) -> Any:
+    """Stop a job that has not ended, and return True if this call stopped it or asked for it.
+
+    One that waits is canceled at once. A started one stays `started` until its worker has stopped it;
+    when it finishes first, it stays finished. For a queryset: how many, see `Steered`.
+    """
+    check_permission(by, "cancel_job")
+    if isinstance(jobs, QuerySet):
+        return each(_cancel, jobs, by)
+    try:
+        _cancel(jobs, by)
+    except NotPossible as refusal:
+        if jobs.observed_id:
+            raise
+        del refusal
+        return False
+    return True
+
+
+@verb("stop_job")
+def stop(job: Job, by: Any = None) -> None:
+    """Stop a job that runs: its process is ended, and the job canceled. Raises `NotPossible` for others."""
+    check_ours(job)
+    with transaction.atomic(using=router.db_for_write(Job)):
+        _stop(job, by)
+
+
+@verb("requeue_job")
+def requeue(job: Job, by: Any = None) -> Job:
+    """Run a job that has ended once more, and return the job that will run.
+
+    A failed or canceled one is reopened with one attempt more; a finished one stays as it is, and a new
+    job with the same call is made, with `requeued_from`. Raises `NotRequeueable` while it has not ended, and
+    when another unfinished job holds its unique key.
+    """
+    check_ours(job)
+    alias = router.db_for_write(Job)
+    with transaction.atomic(using=alias):
+        try:
+            with transaction.atomic(using=alias):
+                again = _reopen(job) or _copy(job)
+        except IntegrityError:
+            raise _key_is_held(job) from None
+        trace(job, JobEvent.Kind.REQUEUED, by, "" if again is job else f"As new job {again.pk}.")
+        relay.push_at_commit([again], alias)
+    return again
+
+
+@verb("run_job")
+def run_now(job: Job, by: Any = None) -> Job:
+    """Queue a scheduled job at once, also one that waits for its next attempt."""
+    check_ours(job)
+    alias = router.db_for_write(Job)
+    with transaction.atomic(using=alias):
+        due = {"status": QUEUED, "scheduled_for": None, "queued_at": Now()}
+        queued = Job.objects.scheduled().filter(pk=job.pk).update(**due)
+        _refresh(job)
+        if not queued:
+            raise refuse(job, "run before their time", "scheduled jobs")
+        trace(job, JobEvent.Kind.RUN_NOW, by)
+        relay.push_at_commit([job], alias)
+    return job
+
+
+@verb("fail_job")
+def mark_failed(job: Job, by: Any = None, *, reason: str = "") -> Job:
+    """End a job that has not ended as failed, with a reason. One that runs is stopped; no attempt follows."""
+    check_ours(job)
+    error = (MARKED_FAILED, short(reason or "Marked as failed.", 2000), "")
+    with transaction.atomic(using=router.db_for_write(Job)):
+        _refresh(job)
+        held = Job(pk=job.pk, attempt=job.attempt, delivery=job.delivery, worker_id=job.worker_id)
+        status = end_from_outside(job, Outcome.failed(*error), final=True)
+        _refresh(job)
+        if status is None:
+            raise refuse(job, "marked as failed", "jobs that have not ended")
+        trace(job, JobEvent.Kind.MARKED_FAILED, by, reason)
+        _leave(held, job)
+    return job
+
+
+@verb("move_job")
+def move(job: Job, by: Any = None, *, queue: str) -> Job:
+    """Let a waiting job wait on another queue. Raises `UnknownQueue`, and `NotPossible` once it has begun."""
+    check_ours(job)
+    get_engine(job.engine).check_queue(queue)
+    alias = router.db_for_write(Job)
+    with transaction.atomic(using=alias):
+        _refresh(job)
+        before, delivery = job.queue, Delivery.of(job)
+        if before == queue:
+            raise NotPossible(f"Job {job.pk} is on the queue {queue} already.", "there already")
+        waiting = Job.objects.filter(pk=job.pk, queue=before, status__in=_WAITING)
+        moved = waiting.update(queue=queue, **NEXT_DELIVERY)
+        _refresh(job)
+        if not moved:
+            raise refuse(job, "moved", "jobs that wait")
+        trace(job, JobEvent.Kind.MOVED, by, f"From {before} to {queue}.")
+        if job.status == QUEUED:
+            transaction.on_commit(partial(withdraw, delivery, job.engine), using=alias, robust=True)
+            relay.push_at_commit([job], alias)
+    return job
+
+
+@verb("delete_job")
+def delete(job: Job, by: Any = None) -> None:
+    """Delete the row of a job with its attempts and events; one that runs is stopped.
+
+    The trace is with its queue: a `QueueEvent` with the job's id, task and user.
+    """
+    alias = router.db_for_write(Job)
+    with transaction.atomic(using=alias):
+        row = Job.objects.select_for_update().filter(pk=job.pk).first()
+        if row is None:
+            raise NotPossible(f"There is no job {job.pk}; it may have been deleted.", "deleted already")
+        message = f"Job {row.pk}: {row.task}, {row.status}."
+        QueueEvent.objects.create(queue=row.queue, kind=QueueEvent.Kind.JOB_DELETED, by=by, message=message)
+        held = Job(pk=row.pk, attempt=row.attempt, delivery=row.delivery, worker_id=row.worker_id)
+        _leave(held, row)
+        row.delete()
+
+
+def cancel_waiting(job: Job, by: Any = None) -> None:
+    """Cancel a job that waits; raises `NotPossible` for one that has begun. Asks for no permission."""
+    check_ours(job)
+    with transaction.atomic(using=router.db_for_write(Job)):
+        now_canceled = {"status": CANCELED, "finished_at": Now(), "cancel_requested_at": Now()}
+        canceled = Job.objects.filter(pk=job.pk, status__in=_WAITING).update(**now_canceled)
+        _refresh(job)
+        if not canceled:
+            raise refuse(job, "canceled", "jobs that have not ended")
+        tally({(job.queue, CANCELED): 1})
+        trace(job, JobEvent.Kind.CANCELED, by)
+        if job.delivered_at:
+            taken_back = partial(withdraw, Delivery.of(job), job.engine)
+            transaction.on_commit(taken_back, using=router.db_for_write(Job), robust=True)
+
+
+def _cancel(job: Job, by: Any = None) -> None:
+    with transaction.atomic(using=router.db_for_write(Job)):
+        try:
+            cancel_waiting(job, by)
+        except NotPossible:
+            if job.status != STARTED:
+                raise
+            _stop(job, by)
+
+
+def _stop(job: Job, by: Any) -> None:
+    asked = Job.objects.started().filter(pk=job.pk).update(cancel_requested_at=Now())
+    _refresh(job)
+    if not asked:
+        raise refuse(job, "stopped", "started jobs")
+    trace(job, JobEvent.Kind.CANCEL_REQUESTED, by)
+    if job.elsewhere_until:  # No worker holds it that could confirm.
+        end_from_outside(job, Outcome.canceled(), final=True)
+        _refresh(job)
+        trace(job, JobEvent.Kind.CANCELED, by)
+    else:
+        alias = router.db_for_write(Job)
+        transaction.on_commit(partial(alert_worker, job), using=alias, robust=True)
+
+
+def _leave(held: Job, job: Job) -> None:
+    """After the commit, tell the engine that what this job awaited or ran is void."""
+    alias = router.db_for_write(Job)
+    held.engine, held.queue, held.task = job.engine, job.queue, job.task
+    if held.worker_id:
+        transaction.on_commit(partial(alert_worker, held), using=alias, robust=True)
+    elif not job.observed_id:
+        void = partial(withdraw, Delivery.of(held), held.engine)
+        transaction.on_commit(void, using=alias, robust=True)
+
+
+def _reopen(job: Job) -> Job | None:
+    """The job, queued again; None if it is finished. Raises `NotRequeueable` if it has not ended."""
+    for status in (FAILED, CANCELED):
+        reopened = Job.objects.filter(pk=job.pk, status=status).update(
+            status=QUEUED,
+            attempt=F("attempt") + 1,
+            max_attempts=Greatest(F("max_attempts"), F("attempt") + 1),
+            **_FRESH,
+        )
+        if reopened:
+            _refresh(job)
+            tally({(job.queue, status): -1})
+            return job
+    _refresh(job)
+    if job.status != FINISHED:
+        raise NotRequeueable(
+            f"Job {job.pk} is {job.status}; only jobs that have ended can be requeued.", f"is {job.status}"
+        )
+    return None
+
+
+def _copy(job: Job) -> Job:
+    copy = Job(**{name: getattr(job, name) for name in _CALL}, requeued_from=job)
+    copy.save(force_insert=True)
+    return copy
+
+
+def _key_is_held(job: Job) -> NotRequeueable:
+    holder = Job.objects.unfinished().filter(unique_key=job.unique_key).first()
+    which = f"job {holder.pk} holds, which is {holder.status}" if holder else "another job holds"
+    return NotRequeueable(
+        f'Job {job.pk} has the unique key "{job.unique_key}", which {which}; requeue it when that has ended.',
+        "unique key held",
+    )
+
+
+def _refresh(job: Job) -> None:
+    try:
+        job.refresh_from_db()
+    except Job.DoesNotExist:
+        raise JobDoesNotExist(f"There is no job {job.pk}; it may have been deleted.") from None
+
+
+# A requeued job starts from nothing but what it was asked to do; how it went is in its attempts.
+_FRESH: dict[str, Any] = {
+    "delivery": 0,
+    "delivered_at": None,
+    "delivered_epoch": "",
+    "worker": None,
+    "claim_id": None,
+    "losses": 0,
+    "cancel_requested_at": None,
+    "elsewhere_until": None,
+    "result_expires_at": None,
+    "scheduled_for": None,
+    "queued_at": Now(),
+    "started_at": None,
+    "finished_at": None,
+    "error_type": "",
+    "error_message": "",
+    "traceback": "",
+    "progress": 0,
+    "progress_message": "",
+    "stage": "",
+    "stages": {},
+    "stage_names": [],
+}
+
+_CALL = [
+    "task",
+    "description",
+    "engine",
+    "queue",
+    "at_front",
+    "args",
+    "kwargs",
+    "timeout_seconds",
+    "idempotent",
+    "max_attempts",
+    "retry_intervals",
+    "retry_jitter",
+    "keep_result_seconds",
+    "owner",
+    "subject",
+    "tags",
+    "meta",
+    "unique_key",
+]

@@ -1,0 +1,83 @@
+"""What work that goes on elsewhere reports: how far it is, and how it ended.
+
+For jobs whose task returned `Elsewhere`, and as well for any other that has not ended: the first report wins.
+`job` is a job or its id.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import router, transaction
+
+from ..exceptions import NotPossible
+from ..models import Job, JobEvent, get_job
+from ..outcomes import Outcome, end_from_outside
+from ..stages import Stages, check_percent
+from ..values import clean_text, result_error, short
+from .steering import alert_worker, check_ours, check_permission, refuse, trace
+
+REPORTED_FAILURE = "ReportedFailure"
+"""The error type of a failure that was reported as text."""
+
+
+def update_progress(
+    job: Job | str | UUID,
+    percent: float,
+    by: Any = None,
+    *,
+    message: str | None = None,
+    stage: str | None = None,
+) -> None:
+    """Tell how far a job is, as `progress.update` does inside it. Raises `NotPossible` when it has ended."""
+    check_permission(by, "report_job")
+    check_percent(percent)
+    job = _found(job)
+    with transaction.atomic(using=router.db_for_write(Job)):
+        for row in Job.objects.unfinished().select_for_update().filter(pk=job.pk):
+            stages = Stages.of(row)
+            stages.update(percent, message, stage)
+            if Job.objects.filter(pk=row.pk, status=row.status).update(**stages.fields()):
+                return
+    raise _ended(job)
+
+
+def complete(job: Job | str | UUID, result: Any = None, by: Any = None) -> Job:
+    """End a job as finished, with its result. Raises `NotPossible` when it has ended, and `TypeError` for a
+    result that is not JSON."""
+    if problem := result_error(result):
+        raise TypeError(problem)
+    return _end(job, Outcome.finished(result=result, progress={"progress": 100}), by, "finished")
+
+
+def fail(job: Job | str | UUID, error: str | BaseException, by: Any = None) -> Job:
+    """Report that a job failed; if it has attempts left and has begun, the next one follows as planned.
+
+    `error` is text or an exception. Raises `NotPossible` when the job has ended.
+    """
+    kind = type(error).__qualname__ if isinstance(error, BaseException) else REPORTED_FAILURE
+    outcome = Outcome.failed(short(kind, 255), short(clean_text(str(error), 2000), 2000), "")
+    return _end(job, outcome, by, "failed")
+
+
+def _end(job: Job | str | UUID, outcome: Outcome, by: Any, word: str) -> Job:
+    check_permission(by, "report_job")
+    job = _found(job)
+    with transaction.atomic(using=router.db_for_write(Job)):
+        held = get_job(job.pk)
+        if end_from_outside(job, outcome, final=False) is None:
+            raise _ended(job)
+        job.refresh_from_db()
+        trace(held, JobEvent.Kind.REPORTED, by, f"Reported from elsewhere as {word}.")
+        if held.worker_id:
+            transaction.on_commit(lambda: alert_worker(held), using=router.db_for_write(Job), robust=True)
+    return job
+
+
+def _found(job: Job | str | UUID) -> Job:
+    found = job if isinstance(job, Job) else get_job(job)
+    check_ours(found)
+    return found
+
+
+def _ended(job: Job) -> NotPossible:
+    return refuse(get_job(job.pk), "reported from elsewhere", "jobs that have not ended")
