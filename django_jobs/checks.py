@@ -11,16 +11,19 @@ from django.db import connections, router
 
 from .conf import settings
 from .engines import all_engines
+from .environment import DefaultQueues
 
+# A problem that can also show itself later has one wording, which stands where it would be raised.
 ERRORS = {
     "E001": "django_rq stands before django_jobs in INSTALLED_APPS.",
     "E002": "The jobs' database is {vendor}; django_jobs supports PostgreSQL and SQLite.",
     "E003": "USE_TZ is False.",
     "E004": "DJANGO_JOBS has the unknown key {key!r}.",
-    "E005": "DJANGO_JOBS is {value!r}.",
-    "E006": "DJANGO_JOBS[{key!r}] is {value!r}.",
+    "E005": "{problem}",
+    "E006": "{problem}",
     "E007": "{problem}",
     "W001": "RQ_QUEUES declares no queue.",
+    "W002": 'DJANGO_JOBS["QUEUES"] is ignored: the project declares RQ_QUEUES.',
 }
 
 
@@ -46,29 +49,26 @@ def check_database(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register()
 def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
-    given = settings.given()
-    if not isinstance(given, dict):
-        yield _message("E005", "Give a dictionary of settings.", value=given)
-        given = {}
-    for key in given:
-        if key not in settings.known_keys():
-            guess = get_close_matches(str(key), settings.known_keys(), n=1)
-            hint = (
-                f'Did you mean "{guess[0]}"?' if guess else f"Known are: {', '.join(settings.known_keys())}."
-            )
+    if problem := settings.problem():
+        yield _message("E005", 'For example DJANGO_JOBS = {"QUEUES": ["default", "mail"]}.', problem=problem)
+        return
+    given, known = settings.given(), settings.declared()
+    for key, value in given.items():
+        if key not in known:
+            guess = get_close_matches(str(key).upper(), known, n=1)
+            hint = f'Did you mean "{guess[0]}"?' if guess else f"Known are: {', '.join(known)}."
             yield _message("E004", hint, key=key)
-    allowed = given.get("ALLOWED_TASKS", [])
-    if not isinstance(allowed, list | tuple | set) or not all(isinstance(path, str) for path in allowed):
-        yield _message("E006", "Give a list of dotted paths.", key="ALLOWED_TASKS", value=allowed)
-    lease = given.get("LEASE_SECONDS", 15)
-    if isinstance(lease, bool) or not isinstance(lease, int | float) or not 1 <= lease < float("inf"):
-        yield _message("E006", "Give a number of seconds, at least 1.", key="LEASE_SECONDS", value=lease)
-    if not getattr(django_settings, "RQ_QUEUES", None):
-        yield _message("W001", 'Add one: RQ_QUEUES = {"default": {"URL": "redis://localhost:6379/0"}}.')
+        elif problem := known[key].problem(value):
+            yield _message("E006", f"Leave it out for the default, {known[key].default!r}.", problem=problem)
 
 
 @register()
 def check_queues(**kwargs: Any) -> Iterable[CheckMessage]:
+    queues, given = getattr(django_settings, "RQ_QUEUES", None), settings.given()
+    if not queues:
+        yield _message("W001", 'Add one: RQ_QUEUES = {"default": {"URL": "redis://localhost:6379/0"}}.')
+    if isinstance(given, dict) and "QUEUES" in given and not isinstance(queues, DefaultQueues):
+        yield _message("W002", "Name the queues in one of the two, and remove the other.")
     for engine in all_engines():
         for problem in engine.configuration_errors():
             hint = 'Give what django-rq takes, such as {"URL": "redis://host:6379/0"}.'

@@ -1,30 +1,190 @@
-"""Every setting of django_jobs: the keys of `settings.DJANGO_JOBS`, with type, default and unit."""
+"""Every setting of django_jobs: the keys of `settings.DJANGO_JOBS`, with default, unit and what is allowed.
 
+Read on every use, so that `override_settings` works. A value of no use is told by a system check, and raises
+`ImproperlyConfigured` with the same words when it is used. docs/settings.md describes each key to people.
+"""
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+
+T = TypeVar("T")
+
+_SECONDS_OF_A_DAY = 86_400
+_LONGEST_RETENTION_DAYS = 36_500
+_LARGEST_JSON_BYTES = 250_000_000  # PostgreSQL's jsonb ends at 256 MB.
+_LONGEST_QUEUE_NAME = 100
+_QUEUE_OPTIONS = (
+    "DEFAULT_TIMEOUT",
+    "DEFAULT_RESULT_TTL",
+    "ASYNC",
+    "SERIALIZER",
+    "QUEUE_CLASS",
+    "SSL_CERT_REQS",
+)
+
+
+class Setting(Generic[T]):
+    """One key: its default, and which values are allowed, in words and as a test."""
+
+    def __init__(self, default: T, allowed: str, is_allowed: Callable[[Any], bool]) -> None:
+        self.default = default
+        self.allowed = allowed
+        self.is_allowed = is_allowed
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Setting[T]": ...
+    @overload
+    def __get__(self, instance: "Settings", owner: type) -> T: ...
+    def __get__(self, instance: "Settings | None", owner: type) -> "Setting[T] | T":
+        if instance is None:
+            return self
+        given = instance.given()
+        if problem := instance.problem() or (self.name in given and self.problem(given[self.name])):
+            raise ImproperlyConfigured(problem)
+        value: T = given.get(self.name, self.default)
+        return value
+
+    def problem(self, value: object) -> str:
+        """What is wrong with this value, empty if nothing is."""
+        if self.is_allowed(value):
+            return ""
+        return (
+            f'DJANGO_JOBS["{self.name}"] is {_without_secrets(self.name, value)}; allowed is {self.allowed}.'
+        )
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value, 1, _LARGEST_JSON_BYTES)
+
+
+def _is_retention(value: object) -> bool:
+    return value is None or (_is_number(value, 0, _LONGEST_RETENTION_DAYS) and value != 0)
+
+
+def _are_retentions(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and _is_retention(days) for name, days in value.items()
+    )
+
+
+def _are_paths(value: object) -> bool:
+    return isinstance(value, list | tuple | set) and all(isinstance(path, str) and path for path in value)
+
+
+def _are_queues(value: object) -> bool:
+    options = value.values() if isinstance(value, dict) else ()
+    return (
+        isinstance(value, list | tuple | dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and 0 < len(name) <= _LONGEST_QUEUE_NAME for name in value)
+        and all(isinstance(given, dict) and given.keys() <= set(_QUEUE_OPTIONS) for given in options)
+    )
+
+
+_A_SIZE = f"a whole number of bytes from 1 to {_LARGEST_JSON_BYTES}"
+_A_RETENTION = f"a number of days above 0 and at most {_LONGEST_RETENTION_DAYS}, or None for ever"
 
 
 class Settings:
-    """Read on every use, so that `override_settings` works."""
+    QUEUES = Setting[Collection[str] | Mapping[str, Mapping[str, Any]]](
+        ["default"],
+        f"a list of at least one queue name, each of at most {_LONGEST_QUEUE_NAME} characters, "
+        f"or a dict of such names, each with a dict of options ({', '.join(_QUEUE_OPTIONS)})",
+        _are_queues,
+    )
+    """The queues of a project that declares no `RQ_QUEUES`, on the server that the environment names.
 
-    @property
-    def ALLOWED_TASKS(self) -> list[str]:
-        """Functions that may run besides every `@task`, the installed apps' and the project's own.
+    A list of names, or a dict {name: {"DEFAULT_TIMEOUT": 600, ...}} with options of django-rq. Defaults to
+    ["default"]. Read when Django starts; ignored in a project with `RQ_QUEUES`, which names its queues there.
+    """
 
-        Dotted paths of functions, or of modules and packages with everything below them. Defaults to [].
-        """
-        return list(self._get("ALLOWED_TASKS", []))
+    ALLOWED_TASKS = Setting[Collection[str]]([], "a list of dotted paths", _are_paths)
+    """Functions that may run besides every `@task`, the installed apps' and the project's own.
 
-    @property
-    def LEASE_SECONDS(self) -> float:
-        """How long a worker counts as alive after its last sign of life. Defaults to 15 seconds.
+    Dotted paths of functions, or of modules and packages with everything below them. Defaults to [].
+    """
 
-        A shorter lease notices a lost worker sooner. A worker that is alive but paused or cut off for longer
-        counts as lost too: the next attempt may run while its own still does.
-        """
-        return float(self._get("LEASE_SECONDS", 15))
+    LEASE_SECONDS = Setting[float](
+        15,
+        f"a number of seconds from 1 to {_SECONDS_OF_A_DAY}",
+        lambda value: _is_number(value, 1, _SECONDS_OF_A_DAY),
+    )
+    """How long a worker counts as alive after its last sign of life. Defaults to 15 seconds.
+
+    A shorter lease notices a lost worker sooner. A worker that is alive but paused or cut off for longer
+    counts as lost too: the next attempt may run while its own still does.
+    """
+
+    MAX_ARGUMENTS_BYTES = Setting[int](1_000_000, _A_SIZE, _is_size)
+    """How large a job's arguments may be, as JSON in UTF-8. Defaults to 1,000,000 bytes.
+
+    Larger ones are refused when the job is enqueued.
+    """
+
+    MAX_RESULT_BYTES = Setting[int](10_000_000, _A_SIZE, _is_size)
+    """How large a result may be to be kept, as JSON in UTF-8. Defaults to 10,000,000 bytes.
+
+    A job with a larger one is finished all the same; it says that its result was not kept, and why.
+    """
+
+    RETENTION_DAYS = Setting[float | None](7, _A_RETENTION, _is_retention)
+    """How long finished and canceled jobs are kept after their end. Defaults to 7 days.
+
+    None keeps them for ever. Fractions are allowed: 0.5 is twelve hours.
+    """
+
+    FAILED_RETENTION_DAYS = Setting[float | None](90, _A_RETENTION, _is_retention)
+    """How long failed jobs are kept after their end. Defaults to 90 days. None keeps them for ever."""
+
+    QUEUE_RETENTION_DAYS = Setting[Mapping[str, float | None]](
+        {}, f"a dict with {_A_RETENTION}, for names of queues", _are_retentions
+    )
+    """How long the jobs of some queues are kept, whichever way they ended: {queue: days}. Defaults to {}.
+
+    None keeps a queue's jobs for ever.
+    """
+
+    TASK_RETENTION_DAYS = Setting[Mapping[str, float | None]](
+        {}, f"a dict with {_A_RETENTION}, for names of tasks", _are_retentions
+    )
+    """How long the jobs of some tasks are kept, whichever way they ended: {task name: days}. Defaults to {}.
+
+    None keeps a task's jobs for ever. A task's days win over its queue's.
+    """
+
+    IMMEDIATE = Setting[bool](False, "True or False", lambda value: isinstance(value, bool))
+    """Whether jobs run at commit in the process that enqueued them. Defaults to False.
+
+    For tests: it needs no Redis and no worker.
+    """
+
+    PLAIN_JOBS = Setting[Literal["run", "refuse"]](
+        "run", '"run" or "refuse"', lambda value: isinstance(value, str) and value in {"run", "refuse"}
+    )
+    """What the worker does with jobs that other code put on its queues with plain RQ. Defaults to "run".
+
+    Whoever can write to Redis can have such a job run any function; "refuse" has them fail instead.
+    """
+
+    LOG_FILE = Setting[str | os.PathLike[str] | None](
+        None,
+        "the path of a file, or None",
+        lambda value: value is None or (isinstance(value, str | os.PathLike) and bool(os.fspath(value))),
+    )
+    """The file to which `rqworker` also writes its log. Defaults to None, which means no file."""
 
     @property
     def lease(self) -> timedelta:
@@ -34,13 +194,26 @@ class Settings:
         """What the project wrote, unchecked."""
         return getattr(django_settings, "DJANGO_JOBS", {})
 
+    def problem(self) -> str:
+        """Why what the project wrote is no settings at all, empty if it is."""
+        given = self.given()
+        return "" if isinstance(given, dict) else f"DJANGO_JOBS is {given!r}; allowed is a dict of settings."
+
+    @classmethod
+    def declared(cls) -> dict[str, Setting[Any]]:
+        return {name: setting for name, setting in vars(cls).items() if isinstance(setting, Setting)}
+
     @classmethod
     def known_keys(cls) -> list[str]:
-        return [name for name in vars(cls) if name.isupper()]
+        return list(cls.declared())
 
-    def _get(self, key: str, default: Any) -> Any:
-        given = self.given()
-        return given.get(key, default) if isinstance(given, dict) else default
+
+def _without_secrets(name: str, value: object) -> str:
+    # Imported when there is something to tell: it takes long.
+    from django.views.debug import SafeExceptionReporterFilter
+
+    shown = repr(SafeExceptionReporterFilter().cleanse_setting(name, value))
+    return re.sub(r"//[^\s'\"]*@", "//***@", shown)
 
 
 settings = Settings()

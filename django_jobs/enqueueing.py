@@ -1,7 +1,8 @@
 """The only way in: checks calls, writes their rows, has them pushed at commit."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -10,14 +11,13 @@ from uuid import UUID
 
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections, router, transaction
-from django.db.models.functions import Now
 from django.utils import timezone
 
-from . import registry, relay
+from . import registry, relay, sql
 from .conf import settings
 from .engines import get_engine
 from .exceptions import NotEnqueued
-from .models import Job
+from .models import Job, new_job
 from .options import NO_TIMEOUT, Options
 from .retries import in_seconds
 from .signals import job_enqueued
@@ -52,12 +52,13 @@ def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
     """
     calls = list(calls)
     jobs = [_job_of(call) for call in calls]
+    delays = [in_seconds(call.options.delay or 0) for call in calls]
     alias = router.db_for_write(Job)
     try:
         if awaited := _awaited_databases(calls, alias):
-            _after_commits(awaited, lambda: _write_in_place(jobs, alias))
+            _after_commits(awaited, lambda: _write_in_place(jobs, delays, alias))
             return jobs
-        return _write(jobs, alias)
+        return _write(jobs, delays, alias)
     except SynchronousOnlyOperation as error:
         raise SynchronousOnlyOperation(
             "Enqueueing writes to the database, which async code may not do directly: "
@@ -71,7 +72,8 @@ def _job_of(call: Call) -> Job:
     _check_arguments(call)
     engine = get_engine(options.engine)
     engine.check_queue(options.queue)
-    return Job(
+    is_later = bool(options.delay) or (options.at is not None and options.at > timezone.now())
+    job = new_job(
         task=call.name,
         description=options.description,
         args=list(call.args),
@@ -85,13 +87,16 @@ def _job_of(call: Call) -> Job:
         retry_intervals=options.retry.intervals if options.retry else [],
         retry_jitter=options.retry.jitter if options.retry else 0,
         keep_result_seconds=_seconds(options.keep_result_for),
-        owner=options.owner,
         subject=options.subject,
         tags=list(options.tags),
         meta=dict(options.meta),
         unique_key=options.unique,
-        **_when(options),
+        status=SCHEDULED if is_later else QUEUED,
+        scheduled_for=options.at if is_later else None,
     )
+    if options.owner is not None:
+        job.owner = options.owner
+    return job
 
 
 def _check_arguments(call: Call) -> None:
@@ -127,15 +132,6 @@ def _timeout_seconds(options: Options, default: int | None) -> int | None:
     return None if options.timeout == NO_TIMEOUT else round(in_seconds(options.timeout))
 
 
-def _when(options: Options) -> dict[str, Any]:
-    if options.at is not None and options.at > timezone.now():
-        return {"status": SCHEDULED, "scheduled_for": options.at, "queued_at": None}
-    if options.delay:
-        due = Now() + timedelta(seconds=in_seconds(options.delay))
-        return {"status": SCHEDULED, "scheduled_for": due, "queued_at": None}
-    return {"status": QUEUED}
-
-
 def _awaited_databases(calls: Iterable[Call], alias: str) -> list[str]:
     """The databases whose transactions must commit before jobs are written to `alias`."""
     chosen = {call.options.database for call in calls}
@@ -159,43 +155,51 @@ def _after_commits(aliases: Sequence[str], then: Callable[[], None]) -> None:
     transaction.on_commit(following, using=first)
 
 
-def _write_in_place(jobs: Sequence[Job], alias: str) -> None:
-    for job, written in zip(jobs, _write(jobs, alias), strict=True):
+def _write_in_place(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> None:
+    for job, written in zip(jobs, _write(jobs, delays, alias), strict=True):
         vars(job).update(vars(written))
 
 
-def _write(jobs: Sequence[Job], alias: str) -> list[Job]:
+def _write(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> list[Job]:
     """Insert the jobs; where the unique key of one is held, its holder stands in its place."""
-    if len(jobs) == 1 and jobs[0].unique_key is None:
-        jobs[0].save(using=alias, force_insert=True)
-        held: dict[UUID, Job] = {}
-    else:
-        with transaction.atomic(using=alias):
-            held = _insert(jobs, alias)
-    new = [job for job in jobs if job.pk not in held]
-    _read_due_times([job for job in new if job.status == SCHEDULED])
-    relay.push_at_commit([job for job in new if job.status == QUEUED], alias)
+    _set_due_times(jobs, delays, alias)
+    held: dict[UUID, Job] = {}
+    with transaction.atomic(using=alias) if len(jobs) > 1 else nullcontext():
+        for batch in _batches(jobs):
+            if batch[0].unique_key is None:
+                sql.insert(batch, alias)
+            else:
+                held |= _insert_unique(batch, alias)
+        new = [job for job in jobs if job.pk not in held]
+        relay.push_at_commit([job for job in new if job.status == QUEUED], alias)
     for job in new:
         job_enqueued.send_robust(Job, job=job)
     return [held.get(job.pk, job) for job in jobs]
 
 
-def _insert(jobs: Sequence[Job], alias: str) -> dict[UUID, Job]:
-    """Insert in bulk; {id of a job that was not inserted: the job that holds its unique key}."""
-    Job.objects.using(alias).bulk_create([job for job in jobs if job.unique_key is None], batch_size=BATCH)
-    held: dict[UUID, Job] = {}
-    unique = [job for job in jobs if job.unique_key is not None]
-    for start in range(0, len(unique), BATCH):
-        held |= _insert_unique(unique[start : start + BATCH], alias)
-    return held
+def _set_due_times(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> None:
+    if any(delays):
+        now = sql.now(alias)
+        for job, delay in zip(jobs, delays, strict=True):
+            if delay:
+                job.scheduled_for = now + timedelta(seconds=delay)
+
+
+def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """What can go in one INSERT, in the order of the jobs where that is free to choose."""
+    alike: dict[tuple[bool, bool], list[Job]] = {}
+    for job in jobs:
+        alike.setdefault((job.unique_key is None, job.status == QUEUED), []).append(job)
+    for group in alike.values():
+        for start in range(0, len(group), BATCH):
+            yield group[start : start + BATCH]
 
 
 def _insert_unique(jobs: Sequence[Job], alias: str) -> dict[UUID, Job]:
     held: dict[UUID, Job] = {}
     for _ in range(MOST_TRIES):
         # Nothing is raised on a conflict, so that the caller's transaction survives it.
-        Job.objects.using(alias).bulk_create(jobs, ignore_conflicts=True)
-        inserted = set(Job.objects.filter(pk__in=[job.pk for job in jobs]).values_list("pk", flat=True))
+        inserted = sql.insert(jobs, alias, ignore_conflicts=True)
         jobs = [job for job in jobs if job.pk not in inserted]
         holders = Job.objects.unfinished().filter(unique_key__in=[job.unique_key for job in jobs])
         by_key = {holder.unique_key: holder for holder in holders} if jobs else {}
@@ -209,16 +213,6 @@ def _insert_unique(jobs: Sequence[Job], alias: str) -> dict[UUID, Job]:
         f'The unique key "{jobs[0].unique_key}" is held by another job whenever {jobs[0].task} is enqueued, '
         "and yet no such job is seen; is this transaction's isolation level higher than READ COMMITTED?"
     )
-
-
-def _read_due_times(jobs: Sequence[Job]) -> None:
-    """Replace what the database was to compute by what it computed."""
-    for start in range(0, len(jobs), BATCH):
-        batch = jobs[start : start + BATCH]
-        rows = Job.objects.filter(pk__in=[job.pk for job in batch])
-        due = dict(rows.values_list("pk", "scheduled_for"))
-        for job in batch:
-            job.scheduled_for = due[job.pk]
 
 
 def _seconds(duration: float | timedelta | None) -> float | None:

@@ -7,8 +7,8 @@ nothing.
 import logging
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from typing import Any
@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connections
 
-from . import loops, registry, sql
+from . import logs, loops, registry, sql
 from .elsewhere import Elsewhere
 from .models import Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
@@ -51,29 +51,33 @@ def execute(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID, time_
     job = claim(job_id, attempt, worker=worker, claim_id=claim_id)
     if job is None:
         return
-    job_started.send_robust(Job, job=job)
-    outcome, raised = run(job, time_limit)
-    report(job, outcome, worker_name=worker.name)
+    with logs.telling(job):  # Also what is logged of its start and its end.
+        job_started.send_robust(Job, job=job)
+        outcome, raised = run(job, time_limit)
+        report(job, outcome, worker_name=worker.name)
     if raised is not None:
         raise raised
 
 
-def run_here(job: Job) -> Job:
-    """Claim, run and report what this queued job awaits in this process, as long as it is queued.
+def run_here(job: Job) -> BaseException | None:
+    """Run the attempt that this job awaits in this process, and return what its function raised.
 
-    For tests and for the setting IMMEDIATE: no time limit, no worker's row. What the function raises is in
-    the row alone. Returns the job as it is then.
+    For tests and for the setting IMMEDIATE: no time limit, no worker's row, progress written at the end. Does
+    nothing when the attempt is not to be had. Afterwards `job` is as its row is then.
     """
     worker = Worker(name="this process", engine=job.engine)
-    job.refresh_from_db()
-    while job.status == QUEUED:
-        attempt = job.attempt
-        with suppress(Exception):  # Reported.
-            execute(job.pk, attempt, worker=worker, claim_id=uuid4(), time_limit=lambda _: nullcontext())
+    started = claim(job.pk, job.attempt, worker=worker, claim_id=uuid4())
+    raised = None
+    if started:
+        job_started.send_robust(Job, job=started)
+        with _sparing_transactions():
+            outcome, raised = run(started, lambda _: nullcontext(), here=True)
+        report(started, outcome, worker_name=worker.name)
+    with suppress(Job.DoesNotExist):  # Deleted, or rolled back with a savepoint.
         job.refresh_from_db()
-        if job.status == QUEUED and job.attempt == attempt:
-            break  # Not to be had: its queue is paused.
-    return job
+    if raised and not isinstance(raised, Exception | SystemExit):
+        raise raised  # Ctrl-C, and what test runners interrupt a test with.
+    return raised
 
 
 def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job | None:
@@ -108,15 +112,18 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
             time.sleep(0.2)
 
 
-def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]:
-    """Call the job's function; its outcome, and the exception if it raised one."""
-    reporter = Reporter(job)
+def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome, BaseException | None]:
+    """Call the job's function; its outcome, and the exception if it raised one.
+
+    `here`: in a process that is no worker, whose connections are in use by others than the job.
+    """
+    reporter = Reporter(job, live=not here)
     in_transaction = _aliases_in_transaction()
     token = _current_job.set(job)
     raised: BaseException | None = None
     result: Any = None
     began = time.monotonic()
-    with reporter.recording():
+    with logs.telling(job), reporter.recording():
         try:
             function = registry.load(job.task)
             with time_limit(job.timeout_seconds):
@@ -133,7 +140,8 @@ def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]
                 logger.warning("%s left a transaction on %s open; it is rolled back.", job.task, alias)
                 connections[alias].close()
                 del connections[alias]
-            close_old_connections()
+            if not here:
+                close_old_connections()
     told: dict[str, Any] = {
         "log": reporter.log.text(),
         "progress": reporter.fields(),
@@ -151,6 +159,23 @@ def run(job: Job, time_limit: TimeLimit) -> tuple[Outcome, BaseException | None]
     if problem := result_error(result):
         return Outcome.finished(result_error=problem, **told), None
     return Outcome.finished(result=result, **told), None
+
+
+@contextmanager
+def _sparing_transactions() -> Iterator[None]:
+    """Keep the transactions that are open around a job usable, as those of tests are.
+
+    A failed statement would break them for the report as well. What the job has done is then rolled back;
+    without a transaction around it, each statement would have stood for itself.
+    """
+    around = [connections[alias] for alias in _aliases_in_transaction()]
+    savepoints = [connection.savepoint() for connection in around]
+    yield
+    for connection, savepoint in zip(around, savepoints, strict=True):
+        if connection.needs_rollback or not connection.is_usable():
+            connection.set_rollback(False)
+            connection.savepoint_rollback(savepoint)
+        connection.savepoint_commit(savepoint)
 
 
 def _aliases_in_transaction() -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from django.db import connections, router
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from .conf import settings
@@ -78,13 +78,17 @@ class Reconciler:
 
 
 def end_lost_attempts() -> int:
-    """End the started attempts whose worker's lease is over; how many."""
+    """End the started attempts whose worker's lease is over, or whose work elsewhere is overdue; how many."""
     alive = Worker.objects.alive().filter(pk=OuterRef("worker_id"))
-    silent = Job.objects.started().filter(~Exists(alive)).order_by("id")[:BATCH]
+    is_due = Q(elsewhere_until__isnull=True) | Q(elsewhere_until__lt=Now())
+    silent = Job.objects.started().ours().filter(is_due, ~Exists(alive)).order_by("id")[:BATCH]
     ended = 0
     for job in silent:
         worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
-        if worker is None:
+        if job.elsewhere_until:
+            until = f"{job.elsewhere_until:%Y-%m-%d %H:%M:%S %Z}"
+            ended += lose(job, f"Its work went on elsewhere, and nobody reported its end until {until}.")
+        elif worker is None:
             ended += lose(job, f"Worker {job.worker_id} is gone.")
         elif not _runs_here(worker):
             ended += lose(
@@ -109,9 +113,12 @@ def _runs_here(worker: Worker) -> bool:
 
 def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:
     settled = (
-        Job.objects.queued().on_queue(queue).filter(engine=engine.name, delivered_at__lt=Now() - SETTLED)
+        Job.objects.queued()
+        .ours()
+        .on_queue(queue)
+        .filter(engine=engine.name, delivered_at__lt=Now() - SETTLED)
     )
-    deliveries = [Delivery.of(job) for job in settled.order_by("delivered_at")[:BATCH]]
+    deliveries = [Delivery.of(job) for job in settled.order_by("id")[:BATCH]]
     return engine.absent(queue, deliveries) if deliveries else []
 
 

@@ -1,21 +1,23 @@
 """Brings due rows to the engines as deliveries: at commit for speed, in a loop for certainty.
 
-A push that fails or is lost does no harm: the row says that it is not delivered, and the loop pushes it.
-A push repeated does none either: the server knows the delivery, and only one claim succeeds.
+Only the loop notes in a row that it is delivered: most have started before, and need no such note. So a push
+at commit that fails or is lost does no harm, and one that the loop repeats does none either: the server
+knows the delivery, and only one claim succeeds.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from django.db import transaction
 from django.db.models import Subquery
 from django.db.models.functions import Now
 
-from . import executor, sql
+from . import executor
 from .conf import settings
 from .engines import Delivery, all_engines
 from .engines.base import BaseEngine
@@ -25,6 +27,8 @@ from .states import QUEUED
 
 BATCH = 500
 REST_AFTER_FAILURE_SECONDS = 5
+MOST_NESTED = 20
+"""How deep jobs that enqueue jobs run inside each other with IMMEDIATE."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ _batches: WeakKeyDictionary[object, tuple[object, list[Job]]] = WeakKeyDictionar
 _resting_until: dict[str, float] = {}  # {server: monotonic time}
 _withheld = False
 _unreached: set[str] = set()  # servers that the loop did not reach in its last pass
+_here = threading.local()  # .depth: how many jobs run inside each other in this thread
 
 
 def push_at_commit(jobs: Sequence[Job], alias: str) -> None:
@@ -40,13 +45,15 @@ def push_at_commit(jobs: Sequence[Job], alias: str) -> None:
 
     The first `BATCH` jobs of a transaction go in one push, which takes at most a second; none is tried while
     the server seems down. It never raises: what it could not push, the loop pushes.
+
+    With the setting IMMEDIATE the jobs run here instead, and no server is asked.
     """
     connection = transaction.get_connection(alias)
-    if settings.IMMEDIATE:
-        transaction.on_commit(partial(_run_here, jobs), using=alias)
-        return
     if not jobs or _withheld or (not connection.get_autocommit() and not connection.in_atomic_block):
         return  # Transactions managed by hand have no callbacks; the loop sees the row when it is committed.
+    if settings.IMMEDIATE:
+        transaction.on_commit(lambda: _run_here(jobs), using=alias, robust=True)
+        return
     callbacks, batch = _batches.get(connection, (None, []))
     if callbacks is not connection.run_on_commit:  # A new transaction, or one that rolled back a part.
         batch = []
@@ -86,7 +93,7 @@ def queue_due_jobs() -> int:
 
 @contextmanager
 def withheld() -> Iterator[None]:
-    """Within this block nothing is pushed at commit by this process: for tests, which need no server then."""
+    """Within this block this process hands nothing to a server, and runs nothing at commit: for tests."""
     global _withheld
     before, _withheld = _withheld, True
     try:
@@ -95,9 +102,33 @@ def withheld() -> Iterator[None]:
         _withheld = before
 
 
+def reaches_out() -> bool:
+    """False while this process hands nothing to a server: within `withheld()`, and with IMMEDIATE."""
+    return not (_withheld or settings.IMMEDIATE)
+
+
 def _run_here(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        executor.run_here(job)
+    depth = getattr(_here, "depth", 0)
+    if depth == MOST_NESTED:
+        logger.error(
+            "Jobs run inside those that enqueue them, %s deep at most; %s stays queued.", depth, jobs[0].call
+        )
+        return
+    _here.depth = depth + 1
+    try:
+        for job in jobs:
+            _run_while_queued(job)
+    finally:
+        _here.depth = depth
+
+
+def _run_while_queued(job: Job) -> None:
+    attempt = 0
+    while job.status == QUEUED and job.attempt > attempt:  # The same: not to be had, its queue is paused.
+        attempt = job.attempt
+        if raised := executor.run_here(job):
+            # Not raised: the caller whose commit this is has nothing to do with it.
+            logger.error("Attempt %s of job %s, %s, failed.", attempt, job.pk, job.call, exc_info=raised)
 
 
 def _push_batch(batch: list[Job]) -> None:
@@ -109,13 +140,14 @@ def _push_batch(batch: list[Job]) -> None:
     for engine in all_engines():
         mine = [job for job in jobs if job.engine == engine.name]
         for server, queues in engine.servers().items() if mine else ():
-            if time.monotonic() >= _resting_until.get(server, 0):
-                _try_push(engine, server, [job for job in mine if job.queue in queues])
+            here = [job for job in mine if job.queue in queues]
+            if here and time.monotonic() >= _resting_until.get(server, 0):
+                _try_push(engine, server, here)
 
 
 def _try_push(engine: BaseEngine, server: str, jobs: Sequence[Job]) -> None:
     try:
-        _push(engine, jobs)
+        engine.push([Delivery.of(job) for job in jobs])
     except EngineUnavailable as error:
         _resting_until[server] = time.monotonic() + REST_AFTER_FAILURE_SECONDS
         logger.warning("%s jobs wait in the database until their server is back: %s", len(jobs), error)
@@ -127,15 +159,21 @@ def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:
     )
     paused = Queue.objects.filter(name__in=queues, paused=True).values("name")
     jobs = undelivered.exclude(queue__in=paused).order_by("id")[:BATCH]
-    return _push(engine, jobs.only(*_DELIVERED_FIELDS))
-
-
-def _push(engine: BaseEngine, jobs: Iterable[Job]) -> int:
-    deliveries = [Delivery.of(job) for job in jobs]
+    deliveries = [Delivery.of(job) for job in jobs.only(*_DELIVERED_FIELDS)]
     if deliveries:
-        epoch = engine.push(deliveries)
-        sql.mark_delivered([delivery.key for delivery in deliveries], epoch)
+        _mark(deliveries, engine.push(deliveries))
     return len(deliveries)
+
+
+def _mark(deliveries: Iterable[Delivery], epoch: str) -> None:
+    """Note that these were handed to a server in this epoch, unless their rows await others meanwhile."""
+    alike: dict[tuple[int, int], list[UUID]] = {}
+    for delivery in deliveries:
+        alike.setdefault((delivery.attempt, delivery.number), []).append(delivery.job_id)
+    for (attempt, number), ids in alike.items():
+        # Not by their status, which would lead a planner to read all that is queued.
+        awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
+        awaited.update(delivered_at=Now(), delivered_epoch=epoch)
 
 
 _DELIVERED_FIELDS = ("attempt", "delivery", "engine", "queue", "task", "timeout_seconds", "at_front")

@@ -120,14 +120,15 @@ def progress_callback(percent: float, step: str | None = None) -> None:
 
 
 class Reporter:
-    """Gathers what one attempt tells; `fields()` is its state for the row."""
+    """Gathers what one attempt tells; `fields()` is its state for the row, written meanwhile if `live`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, live: bool = True) -> None:
         self._held = Job.objects.filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id, status=STARTED)
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._live = live
         self._stages = Stages()
         self.log = LogCapture()
 
@@ -161,7 +162,7 @@ class Reporter:
         if self._changed.is_set():  # The cheap way for what is called thousands of times a second.
             return
         self._changed.set()
-        if self._thread is None:
+        if self._live and self._thread is None:
             self._thread = threading.Thread(target=self._write_loop, name="django-jobs-progress", daemon=True)
             self._thread.start()
 

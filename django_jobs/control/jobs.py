@@ -157,12 +157,12 @@ def cancel_waiting(job: Job, by: Any = None) -> None:
             raise refuse(job, "canceled", "jobs that have not ended")
         tally({(job.queue, CANCELED): 1})
         trace(job, JobEvent.Kind.CANCELED, by)
-        if job.delivered_at:
-            taken_back = partial(withdraw, Delivery.of(job), job.engine)
-            transaction.on_commit(taken_back, using=router.db_for_write(Job), robust=True)
+        taken_back = partial(withdraw, Delivery.of(job), job.engine)
+        transaction.on_commit(taken_back, using=router.db_for_write(Job), robust=True)
 
 
 def _cancel(job: Job, by: Any = None) -> None:
+    check_ours(job)
     with transaction.atomic(using=router.db_for_write(Job)):
         try:
             cancel_waiting(job, by)

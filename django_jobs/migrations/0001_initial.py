@@ -471,14 +471,6 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="job",
             index=models.Index(
-                condition=models.Q(("status", "queued")),
-                fields=["queue", "delivered_at"],
-                name="django_jobs_delivered",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="job",
-            index=models.Index(
                 condition=models.Q(("status", "started")), fields=["worker"], name="django_jobs_running"
             ),
         ),
@@ -546,7 +538,10 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="job",
             constraint=models.UniqueConstraint(
-                condition=models.Q(("status__in", ["deferred", "queued", "scheduled", "started"])),
+                condition=models.Q(
+                    ("status__in", ["deferred", "queued", "scheduled", "started"]),
+                    ("unique_key__isnull", False),
+                ),
                 fields=("unique_key",),
                 name="django_jobs_one_unfinished_per_key",
             ),

@@ -1,6 +1,6 @@
 """The rows of django_jobs. One file a noun's family: jobs and what happened to them; what runs them."""
 
-from .jobs import Attempt, Job, JobEvent, JobQuerySet, get_job
+from .jobs import Attempt, Job, JobEvent, JobQuerySet, get_job, new_job
 from .tallies import Tally
 from .workers import Installation, Lease, Queue, QueueEvent, Worker
 
@@ -16,4 +16,5 @@ __all__ = [
     "Tally",
     "Worker",
     "get_job",
+    "new_job",
 ]

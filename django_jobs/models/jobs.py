@@ -6,8 +6,9 @@ Times are the database's clock. Who may write `Job.status` is listed in docs/arc
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Self
 from uuid import UUID
 
@@ -217,7 +218,7 @@ class Job(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["unique_key"],
-                condition=Q(status__in=sorted(UNFINISHED)),
+                condition=Q(status__in=sorted(UNFINISHED), unique_key__isnull=False),
                 name="django_jobs_one_unfinished_per_key",
             )
         ]
@@ -230,9 +231,6 @@ class Job(models.Model):
                 fields=["queue", "delivered_epoch"],
                 condition=Q(status=QUEUED),
                 name="django_jobs_undelivered",
-            ),
-            models.Index(
-                fields=["queue", "delivered_at"], condition=Q(status=QUEUED), name="django_jobs_delivered"
             ),
             models.Index(fields=["worker"], condition=Q(status=STARTED), name="django_jobs_running"),
             # What people ask: the newest of a state, of a queue, of a task, about a subject, of an owner.
@@ -444,6 +442,20 @@ def get_job(job_id: str | UUID) -> Job:
     except Job.DoesNotExist as error:
         raise JobDoesNotExist(f"There is no job {job_id}; it may have been deleted.") from error
     return job
+
+
+def new_job(**values: Any) -> Job:
+    """`Job(**values)` in a fifth of its time. Times that the database sets are read when asked for."""
+    row = [values[name] if name in values else default() for name, default in _defaults()]
+    return Job(*row)  # type: ignore[misc]
+
+
+@cache
+def _defaults() -> list[tuple[str, Callable[[], Any]]]:
+    return [
+        (field.attname, (lambda: models.DEFERRED) if field.has_db_default() else field.get_default)
+        for field in Job._meta.concrete_fields
+    ]
 
 
 NEXT_DELIVERY = {"delivery": F("delivery") + 1, "delivered_at": None, "delivered_epoch": ""}

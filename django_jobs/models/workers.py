@@ -1,7 +1,8 @@
 """What runs the jobs: workers and their life signs, queues, and this installation itself."""
 
+from collections.abc import Callable
 from functools import cache
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from django.conf import settings
@@ -10,7 +11,11 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 from uuid6 import uuid7
 
+from .jobs import Job, JobQuerySet
 from .primary import PrimaryManager
+
+MOST_COUNTED = 10_000
+"""Counts go no further; one that says so may mean any number from there."""
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
@@ -74,6 +79,51 @@ class Queue(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def jobs(self) -> JobQuerySet:
+        """Its jobs, in whatever state, newest first."""
+        return Job.objects.on_queue(self.name)
+
+    @property
+    def count(self) -> int:
+        """How many jobs are queued on it, counted up to `MOST_COUNTED`."""
+        return self.jobs.queued().order_by()[:MOST_COUNTED].count()
+
+    # These import what is above the models inside, as the verbs of a job do.
+
+    def enqueue(self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
+        """`django_jobs.enqueue` on this queue: all further arguments are the function's own."""
+        from ..tasks import _task_of
+
+        return _task_of(function).using(queue=self.name).enqueue(*args, **kwargs)
+
+    def pause(self, by: Any = None) -> bool:
+        """See `control.pause`."""
+        from .. import control
+
+        changed = control.pause(self, by=by)
+        self.paused = True
+        return changed
+
+    def resume(self, by: Any = None) -> bool:
+        """See `control.resume`."""
+        from .. import control
+
+        changed = control.resume(self, by=by)
+        self.paused = False
+        return changed
+
+    def empty(self, by: Any = None) -> int:
+        """See `control.empty`."""
+        from .. import control
+
+        return control.empty(self, by=by)
+
+    # A template that names one of these must not call it.
+    pause.alters_data = True  # type: ignore[attr-defined]
+    resume.alters_data = True  # type: ignore[attr-defined]
+    empty.alters_data = True  # type: ignore[attr-defined]
 
 
 class QueueEvent(models.Model):

@@ -10,7 +10,7 @@ import threading
 import pytest
 import redis
 
-from django_jobs import embedded, environment
+from django_jobs import embedded
 from django_jobs.exceptions import EmbeddedServerError
 from django_jobs.processes import identity
 from tests.conftest import ROOT, wait_until
@@ -129,18 +129,3 @@ def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(folder):
         embedded.start(folder, timeout_seconds=1)
 
     assert "appendonlydir" in str(refused.value)
-
-
-def test_a_project_without_queues_gets_its_own_server_and_is_told(settings, monkeypatch, tmp_path):
-    settings.BASE_DIR = tmp_path
-    monkeypatch.delenv("REDIS_URL", raising=False)
-    settings.RQ_QUEUES = environment.default_rq_queues()
-
-    told = environment.prepare_default_server()
-
-    try:
-        server = embedded.find(tmp_path / ".django_jobs")
-        assert server
-        assert told == f"No RQ_QUEUES and no REDIS_URL: using an embedded Valkey in {server.directory}."
-    finally:
-        embedded.stop(tmp_path / ".django_jobs")

@@ -121,7 +121,7 @@ def test_a_job_that_moved_on_during_the_push_is_not_marked_as_delivered(job_fact
     job = job_factory()
     Job.objects.filter(pk=job.pk).update(attempt=2)
 
-    relay._push(get_engine("rq"), [job])
+    relay._mark([Delivery.of(job)], "an epoch")
 
     assert fresh(job).delivered_at is None
 

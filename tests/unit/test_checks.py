@@ -1,4 +1,4 @@
-"""System checks, and the settings they check. None asks a database or a server."""
+"""System checks. None asks a database or a server."""
 
 from types import SimpleNamespace
 
@@ -8,6 +8,7 @@ from django.db import connections
 
 from django_jobs import checks
 from django_jobs.conf import settings as jobs_settings
+from django_jobs.environment import default_rq_queues
 
 
 def told(check):
@@ -19,23 +20,12 @@ def test_the_test_project_is_all_right():
     call_command("check")
 
 
-def test_settings_have_defaults(settings):
-    del settings.DJANGO_JOBS
-
-    assert (jobs_settings.ALLOWED_TASKS, jobs_settings.LEASE_SECONDS) == ([], 15)
-
-
-def test_settings_are_read_when_they_are_used(settings):
-    settings.DJANGO_JOBS = {"LEASE_SECONDS": 3}
-
-    assert jobs_settings.lease.total_seconds() == 3
-
-
-def test_an_unknown_setting_is_told_with_the_one_that_was_meant(settings):
-    settings.DJANGO_JOBS = {"ALOWED_TASKS": []}
+@pytest.mark.parametrize("key", ["ALOWED_TASKS", "allowed_tasks", "AllowedTasks"])
+def test_an_unknown_setting_is_told_with_the_one_that_was_meant(settings, key):
+    settings.DJANGO_JOBS = {key: []}
 
     assert told(checks.check_settings) == [
-        ("E004", "DJANGO_JOBS has the unknown key 'ALOWED_TASKS'.", 'Did you mean "ALLOWED_TASKS"?')
+        ("E004", f"DJANGO_JOBS has the unknown key {key!r}.", 'Did you mean "ALLOWED_TASKS"?')
     ]
 
 
@@ -45,48 +35,43 @@ def test_an_unknown_setting_like_no_other_is_told_with_all_there_are(settings, k
 
     [(code, _, hint)] = told(checks.check_settings)
 
-    assert (code, hint) == ("E004", "Known are: ALLOWED_TASKS, LEASE_SECONDS.")
+    assert (code, hint) == ("E004", f"Known are: {', '.join(jobs_settings.known_keys())}.")
 
 
 @pytest.mark.parametrize("given", [None, [], "x", 5])
-def test_settings_that_are_no_dictionary_are_told_and_the_defaults_count(settings, given):
+def test_settings_that_are_no_dictionary_are_told(settings, given):
     settings.DJANGO_JOBS = given
-
-    assert told(checks.check_settings) == [
-        ("E005", f"DJANGO_JOBS is {given!r}.", "Give a dictionary of settings.")
-    ]
-    assert jobs_settings.LEASE_SECONDS == 15
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("ALLOWED_TASKS", "app.tasks"),
-        ("ALLOWED_TASKS", [1]),
-        ("ALLOWED_TASKS", None),
-        ("ALLOWED_TASKS", 5),
-        ("LEASE_SECONDS", 0.5),
-        ("LEASE_SECONDS", -1),
-        ("LEASE_SECONDS", "15"),
-        ("LEASE_SECONDS", None),
-        ("LEASE_SECONDS", True),
-        ("LEASE_SECONDS", float("nan")),
-        ("LEASE_SECONDS", float("inf")),
-    ],
-)
-def test_a_setting_of_no_use_is_told(settings, key, value):
-    settings.DJANGO_JOBS = {key: value}
 
     [(code, message, _)] = told(checks.check_settings)
 
-    assert (code, message) == ("E006", f"DJANGO_JOBS['{key}'] is {value!r}.")
+    assert (code, message) == ("E005", f"DJANGO_JOBS is {given!r}; allowed is a dict of settings.")
+    assert [code for code, *_ in told(checks.check_queues)] == []
 
 
-@pytest.mark.parametrize(
-    "given", [{"ALLOWED_TASKS": ("a.b",)}, {"LEASE_SECONDS": 1}, {"LEASE_SECONDS": 2.5}, {}]
-)
-def test_settings_of_use_are_taken(settings, given):
-    settings.DJANGO_JOBS = given
+def test_a_setting_of_no_use_is_told_with_what_is_allowed_and_the_default(settings):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": -1}
+
+    assert told(checks.check_settings) == [
+        (
+            "E006",
+            'DJANGO_JOBS["LEASE_SECONDS"] is -1; allowed is a number of seconds from 1 to 86400.',
+            "Leave it out for the default, 15.",
+        )
+    ]
+
+
+def test_every_setting_of_no_use_is_told(settings):
+    settings.DJANGO_JOBS = dict.fromkeys(jobs_settings.known_keys(), object())
+
+    messages = told(checks.check_settings)
+
+    assert {code for code, *_ in messages} == {"E006"}
+    for key, (_, message, _) in zip(jobs_settings.known_keys(), messages, strict=True):
+        assert message.startswith(f'DJANGO_JOBS["{key}"] is <object object')
+
+
+def test_settings_of_use_are_not_told(settings):
+    settings.DJANGO_JOBS = {key: each.default for key, each in jobs_settings.declared().items()}
 
     assert told(checks.check_settings) == []
 
@@ -95,7 +80,27 @@ def test_settings_of_use_are_taken(settings, given):
 def test_a_project_without_queues_is_warned(settings, queues):
     settings.RQ_QUEUES = queues
 
-    assert [code for code, *_ in told(checks.check_settings)] == ["W001"]
+    assert [code for code, *_ in told(checks.check_queues)] == ["W001"]
+
+
+def test_a_project_that_names_its_queues_twice_is_warned(settings):
+    settings.RQ_QUEUES = {"default": {"URL": "redis://localhost"}}
+    settings.DJANGO_JOBS = {"QUEUES": ["default", "mail"]}
+
+    assert told(checks.check_queues) == [
+        (
+            "W002",
+            'DJANGO_JOBS["QUEUES"] is ignored: the project declares RQ_QUEUES.',
+            "Name the queues in one of the two, and remove the other.",
+        )
+    ]
+
+
+def test_a_project_that_names_its_queues_once_is_not_warned(settings):
+    settings.DJANGO_JOBS = {"QUEUES": ["default", "mail"]}
+    settings.RQ_QUEUES = default_rq_queues()
+
+    assert told(checks.check_queues) == []
 
 
 def test_a_queue_whose_url_is_none_is_told(settings):

@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from django_jobs import embedded, environment
+from django_jobs import embedded
 
 
 def socket_of(url):
@@ -44,36 +44,3 @@ def test_a_folder_that_does_not_exist_has_no_server(tmp_path):
     assert embedded.find(tmp_path / "nowhere") is None
     assert embedded.stop(tmp_path / "nowhere") is False
     assert not (tmp_path / "nowhere").exists()
-
-
-@pytest.fixture
-def project(settings, monkeypatch, tmp_path):
-    """A project that declares no queues."""
-    settings.BASE_DIR = tmp_path
-    monkeypatch.delenv("REDIS_URL", raising=False)
-    return tmp_path
-
-
-def test_without_queues_there_is_a_default_one_on_the_server_of_the_environment(project, monkeypatch):
-    monkeypatch.setenv("REDIS_URL", "redis://somewhere:6379/2")
-
-    assert environment.default_rq_queues() == {"default": {"URL": "redis://somewhere:6379/2"}}
-
-
-def test_without_one_it_is_on_the_embedded_server_of_the_project(project):
-    url = embedded.url(project / ".django_jobs")
-
-    assert environment.default_rq_queues() == {"default": {"URL": url}}
-
-
-def test_without_the_embedded_server_it_is_on_this_machine(project, monkeypatch):
-    monkeypatch.setattr(environment, "find_spec", lambda name: None)
-
-    assert environment.default_rq_queues() == {"default": {"URL": "redis://localhost:6379/0"}}
-
-
-def test_a_worker_starts_no_embedded_server_for_a_project_that_declares_its_queues(project, settings):
-    settings.RQ_QUEUES = {"mail": {"URL": "redis://one"}}
-
-    assert environment.prepare_default_server() == ""
-    assert list(project.iterdir()) == []

@@ -1,11 +1,14 @@
 """The producer's half of RQ: deliveries into RQ's queues."""
 
 import secrets
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError
 from rq.command import send_command
 from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job as RQJob
@@ -15,12 +18,14 @@ from rq.serializers import JSONSerializer
 from rq.utils import parse_timeout
 
 from ...models.workers import installation_id
-from ..base import BaseEngine, Delivery
-from . import scripts
+from ..base import BaseEngine, Delivery, Seen, ServerFacts, Spot
+from . import examining, plain, scripts
 from .connections import declared_queues, impatient_client, masked_url, reached
 
 TRAMPOLINE = "django_jobs.engines.rq.trampoline.run"
 EPOCH_KEY = f"{RQ_KEY_PREFIX}:django_jobs:epoch"
+PUSHED_AT_ONCE = 100
+"""How many deliveries one call of the script pushes, while which the server does nothing else."""
 KEPT_AFTER_RUN_SECONDS = 600
 """How long a delivery's hash outlives its run, and a repeated push of it does nothing."""
 
@@ -57,17 +62,25 @@ class RQEngine(BaseEngine):
             return _text(client.eval(scripts.EPOCH, 1, EPOCH_KEY, secrets.token_hex(8)))
 
     def push(self, deliveries: Sequence[Delivery]) -> str:
-        with (
-            reached(impatient_client(deliveries[0].queue)) as client,
-            client.pipeline(transaction=False) as pipeline,
-        ):
+        with reached(impatient_client(deliveries[0].queue)) as client:
+            try:
+                return self._push(deliveries, client)
+            except NoScriptError:  # A new server, or an old one started anew.
+                for script in scripts.ALL:
+                    client.script_load(script)
+                return self._push(deliveries, client)
+
+    def _push(self, deliveries: Sequence[Delivery], client: Redis) -> str:
+        queues: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            queues.setdefault(delivery.queue, []).append(delivery)
+        with client.pipeline(transaction=False) as pipeline:
             # First, so that a server emptied in between is noticed rather than the deliveries missed.
-            pipeline.eval(scripts.EPOCH, 1, EPOCH_KEY, secrets.token_hex(8))
-            for delivery in deliveries:
-                queue = RQQueue(delivery.queue, connection=client)
-                keys = [RQJob.key_for(delivery.id), queue.key, RQQueue.redis_queues_keys]
-                end = "LPUSH" if delivery.at_front else "RPUSH"
-                pipeline.eval(scripts.PUSH, len(keys), *keys, end, delivery.id, *_hash(delivery, client))
+            pipeline.evalsha(scripts.sha(scripts.EPOCH), 1, EPOCH_KEY, secrets.token_hex(8))
+            for queue, waiting in queues.items():
+                common = _common(queue, client)
+                for start in range(0, len(waiting), PUSHED_AT_ONCE):
+                    _push_to(queue, waiting[start : start + PUSHED_AT_ONCE], common, pipeline)
             epoch, *_ = pipeline.execute()
         return _text(epoch)
 
@@ -96,19 +109,46 @@ class RQEngine(BaseEngine):
         with reached(impatient_client(delivery.queue)) as client:
             send_command(client, worker_name, "stop-job", job_id=delivery.id)
 
+    def examine(self, queues: Sequence[str]) -> ServerFacts:
+        return examining.examine(queues, EPOCH_KEY)
+
+    def plain_jobs(self, queues: Sequence[str]) -> Collection[Spot]:
+        with reached(impatient_client(queues[0])) as client:
+            return plain.spots(client, queues)
+
+    def look_up(self, queues: Mapping[str, str]) -> Mapping[str, Seen]:
+        if not queues:
+            return {}
+        with reached(impatient_client(next(iter(queues.values())))) as client:
+            return plain.look_up(client, queues)
+
 
 def _text(reply: Any) -> str:
     return reply.decode() if isinstance(reply, bytes) else str(reply)
 
 
-def _hash(delivery: Delivery, client: Redis) -> list[Any]:
+def _push_to(queue: str, deliveries: Sequence[Delivery], common: list[Any], pipeline: Pipeline) -> None:
+    installation = str(installation_id())
+    keys = [f"{RQQueue.redis_queue_namespace_prefix}{queue}", RQQueue.redis_queues_keys]
+    values: list[Any] = [len(common), *common]
+    for delivery in deliveries:
+        keys.append(RQJob.key_for(delivery.id))
+        call: tuple[Any, ...] = (TRAMPOLINE, None, (delivery.id, installation), {})
+        values += [
+            "LPUSH" if delivery.at_front else "RPUSH",
+            delivery.id,
+            zlib.compress(JSONSerializer.dumps(call)),
+            f"{delivery.task}(…) attempt {delivery.attempt}",
+            delivery.timeout_seconds or -1,
+        ]
+    pipeline.evalsha(scripts.sha(scripts.PUSH), len(keys), *keys, *values)
+
+
+def _common(queue: str, client: Redis) -> list[Any]:
+    """Fields and values that the hashes of all deliveries on a queue share, as RQ writes them now."""
     job = RQJob.create(
         TRAMPOLINE,
-        args=(delivery.id, str(installation_id())),
-        id=delivery.id,
-        origin=delivery.queue,
-        description=f"{delivery.task}(…) attempt {delivery.attempt}",
-        timeout=delivery.timeout_seconds or -1,
+        origin=queue,
         result_ttl=KEPT_AFTER_RUN_SECONDS,
         failure_ttl=KEPT_AFTER_RUN_SECONDS,
         status=JobStatus.QUEUED,
@@ -116,4 +156,6 @@ def _hash(delivery: Delivery, client: Redis) -> list[Any]:
         serializer=JSONSerializer,
     )
     job.enqueued_at = datetime.now(UTC)
-    return [item for pair in job.to_dict().items() if pair[1] is not None for item in pair]
+    own = {"data", "description", "timeout"}
+    told = {name: value for name, value in job.to_dict().items() if value is not None and name not in own}
+    return [item for pair in told.items() for item in pair]

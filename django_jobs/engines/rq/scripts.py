@@ -1,5 +1,8 @@
 """Lua that runs inside Redis, where several steps must be one."""
 
+from functools import cache
+from hashlib import sha1
+
 EPOCH = """
 -- KEYS[1]  where the epoch is kept        ARGV[1]  a random word for a new one
 -- The server's run id is part of it: a restored snapshot brings the key back, but not the run id.
@@ -14,13 +17,32 @@ return epoch
 """
 
 PUSH = """
--- KEYS[1]  the job's hash   KEYS[2]  the queue's list   KEYS[3]  the set of all queues
--- ARGV[1]  RPUSH, or LPUSH for the front   ARGV[2]  the job's id   ARGV[3…]  fields and values of the hash
-if redis.call('EXISTS', KEYS[1]) == 1 then
-    return 0
+-- KEYS[1]  the queue's list   KEYS[2]  the set of all queues   KEYS[3…]  the hash of each delivery
+-- ARGV[1]  how many fields and values all hashes have in common   ARGV[2…]  these
+-- then for each delivery: RPUSH, or LPUSH for the front; its id; its data, description and timeout
+local last_common = 1 + ARGV[1]
+local own = last_common + 1
+local pushed = 0
+for index = 3, #KEYS do
+    if redis.call('EXISTS', KEYS[index]) == 0 then
+        redis.call('HSET', KEYS[index], unpack(ARGV, 2, last_common))
+        redis.call('HSET', KEYS[index], 'data', ARGV[own + 2], 'description', ARGV[own + 3],
+                   'timeout', ARGV[own + 4])
+        redis.call(ARGV[own], KEYS[1], ARGV[own + 1])
+        pushed = pushed + 1
+    end
+    own = own + 5
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-redis.call('SADD', KEYS[3], KEYS[2])
-redis.call(ARGV[1], KEYS[2], ARGV[2])
-return 1
+if pushed > 0 then
+    redis.call('SADD', KEYS[2], KEYS[1])
+end
+return pushed
 """
+
+ALL = (EPOCH, PUSH)
+
+
+@cache
+def sha(script: str) -> str:
+    """The name under which a server knows a script that it has loaded."""
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()

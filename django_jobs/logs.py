@@ -1,0 +1,107 @@
+"""Log records that tell which job they are about: `job_id`, `task`, `queue` and `attempt`, "-" outside a job.
+
+The worker calls `install()`, so that every format may name them. Elsewhere, say in a web server with the same
+LOGGING, a filter does it for the records of a handler:
+
+    "filters": {"job": {"()": "django_jobs.logs.JobFilter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "filters": ["job"], "formatter": "line"}},
+"""
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from logging.handlers import WatchedFileHandler
+from typing import Any
+
+LINE = "%(asctime)s %(levelname)s %(name)s [%(job_id)s %(task)s %(queue)s %(attempt)s]: %(message)s"
+
+_OUTSIDE = dict.fromkeys(("job_id", "task", "queue", "attempt"), "-")
+
+_current: ContextVar[dict[str, Any] | None] = ContextVar("django_jobs_log_fields", default=None)
+_running: dict[object, dict[str, Any]] = {}
+"""What runs in this process, for the records of threads: these know nothing of the context of a job."""
+
+
+@contextmanager
+def telling(job: Any) -> Iterator[None]:
+    """Have the records that are made in this block tell this job; also those of threads, as long as this
+    process runs no other."""
+    fields = {"job_id": str(job.pk), "task": job.task, "queue": job.queue, "attempt": job.attempt}
+    token, key = _current.set(fields), object()
+    _running[key] = fields
+    try:
+        yield
+    finally:
+        del _running[key]
+        _current.reset(token)
+
+
+def install() -> None:
+    """Have all records of this process tell their job, whatever logger made them and whatever handler
+    formats them."""
+    factory = logging.getLogRecordFactory()
+    if not isinstance(factory, _Factory):
+        logging.setLogRecordFactory(_Factory(factory))
+
+
+class JobFilter(logging.Filter):
+    """Adds the fields to each record, and lets all through. What a record has under these names stays."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        _add_fields(record)
+        return True
+
+
+class LogFile(WatchedFileHandler):
+    """A log file of several processes, which logrotate may move away: each record is one write at its end."""
+
+    def _open(self) -> io.TextIOWrapper:
+        # No buffer, which would cut a long record into several writes, with others' in between.
+        file = io.FileIO(self.baseFilename, "a")
+        return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
+class _Factory:
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        record._job = _fields()  # type: ignore[attr-defined]
+        record.__class__ = _telling_its_job(type(record))
+        return record
+
+
+@cache
+def _telling_its_job(record_class: type[logging.LogRecord]) -> type[logging.LogRecord]:
+    """A class of records that get the fields when they are formatted.
+
+    Not when they are made: a record with the attribute `task` makes `logger.info(..., extra={"task": 1})` of
+    anybody raise an error.
+    """
+
+    class JobRecord(record_class):  # type: ignore[misc, valid-type]
+        def getMessage(self) -> str:
+            _add_fields(self)
+            return super().getMessage()
+
+        def __reduce__(self) -> Any:
+            return logging.makeLogRecord, (vars(self),)  # Where it is unpickled, this class is not known.
+
+    return JobRecord
+
+
+def _add_fields(record: logging.LogRecord) -> None:
+    fields: dict[str, Any] = getattr(record, "_job", None) or _fields()
+    for name, value in fields.items():
+        vars(record).setdefault(name, value)
+
+
+def _fields() -> dict[str, Any]:
+    if fields := _current.get():
+        return fields
+    running = list(_running.values())
+    return running[0] if running and all(each == running[0] for each in running) else _OUTSIDE
