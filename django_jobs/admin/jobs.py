@@ -16,6 +16,7 @@ from .. import control
 from ..engines import all_engines
 from ..exceptions import JobsError
 from ..models import Job, JobEvent
+from ..states import STARTED
 from .attempts import AttemptInline
 from .base import (
     NOTHING,
@@ -77,7 +78,8 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
     _times = ("created", "scheduled", "queued", "delivered", "started", "finished", "ran")
     _options = (
         *("queue", "engine", "owner", "subject", "tags_text", "meta_text", "timeout_seconds", "idempotent"),
-        *("attempt_of", "retry_intervals", "losses", "unique_key", "requeued_from"),
+        *("attempt_of", "retry_intervals", "retry_jitter", "losses", "unique_key", "requeued_from"),
+        *("at_front", "description", "keep_result_seconds", "observed_id"),
     )
     fieldsets = [
         (None, {"fields": _result}),
@@ -151,6 +153,10 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
     def status_text(self, job: Job) -> str:
         if job.is_canceling:
             return gettext("started, canceling: its worker was asked to stop it")
+        if job.status == STARTED and job.elsewhere_until:
+            return gettext(
+                "started, goes on elsewhere until {time:%Y-%m-%d %H:%M:%S %Z} at the latest"
+            ).format(time=job.elsewhere_until)
         if job.is_interrupted:
             return gettext("failed: interrupted, its worker was lost")
         if job.will_retry_at:

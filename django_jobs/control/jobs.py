@@ -4,19 +4,19 @@ from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, router, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F
 from django.db.models.functions import Greatest, Now
 
 from .. import relay
 from ..engines import Delivery, get_engine
-from ..exceptions import JobDoesNotExist, NotPossible, NotRequeueable
+from ..exceptions import NotPossible, NotRequeueable
 from ..models import Job, JobEvent, QueueEvent
 from ..models.jobs import NEXT_DELIVERY
 from ..models.tallies import tally
 from ..outcomes import Outcome, end_from_outside
 from ..states import CANCELED, FAILED, FINISHED, QUEUED, STARTED, sources
 from ..values import short
-from .steering import alert_worker, check_ours, check_permission, each, refuse, trace, verb, withdraw
+from .steering import check_ours, leave, lock, refuse, trace, verb, withdraw
 
 MARKED_FAILED = "MarkedFailed"
 """The error type of a job that a person marked as failed."""
@@ -30,17 +30,13 @@ def cancel(jobs: Any, by: Any = None) -> Any:
     One that waits is canceled at once. A started one stays `started` until its worker has stopped it;
     when it finishes first, it stays finished. For a queryset: how many, see `Steered`.
     """
-    check_permission(by, "cancel_job")
-    if isinstance(jobs, QuerySet):
-        return each(_cancel, jobs, by)
     try:
-        _cancel(jobs, by)
-    except NotPossible as refusal:
+        steered = _cancel(jobs, by)
+    except NotPossible:
         if jobs.observed_id:
             raise
-        del refusal
         return False
-    return True
+    return True if steered is None else steered
 
 
 @verb("stop_job")
@@ -80,7 +76,7 @@ def run_now(job: Job, by: Any = None) -> Job:
     with transaction.atomic(using=alias):
         due = {"status": QUEUED, "scheduled_for": None, "queued_at": Now()}
         queued = Job.objects.scheduled().filter(pk=job.pk).update(**due)
-        _refresh(job)
+        lock(job)
         if not queued:
             raise refuse(job, "run before their time", "scheduled jobs")
         trace(job, JobEvent.Kind.RUN_NOW, by)
@@ -92,16 +88,17 @@ def run_now(job: Job, by: Any = None) -> Job:
 def mark_failed(job: Job, by: Any = None, *, reason: str = "") -> Job:
     """End a job that has not ended as failed, with a reason. One that runs is stopped; no attempt follows."""
     check_ours(job)
-    error = (MARKED_FAILED, short(reason or "Marked as failed.", 2000), "")
+    reason = short(reason, 2000)
     with transaction.atomic(using=router.db_for_write(Job)):
-        _refresh(job)
-        held = Job(pk=job.pk, attempt=job.attempt, delivery=job.delivery, worker_id=job.worker_id)
-        status = end_from_outside(job, Outcome.failed(*error), final=True)
-        _refresh(job)
-        if status is None:
+        lock(job)
+        leave(job)
+        # It may have been asked to cancel before; the later word counts.
+        Job.objects.started().filter(pk=job.pk).update(cancel_requested_at=None)
+        failed = Outcome.failed(MARKED_FAILED, reason or "Marked as failed.", "")
+        if end_from_outside(job, failed, final=True) is None:
             raise refuse(job, "marked as failed", "jobs that have not ended")
+        lock(job)
         trace(job, JobEvent.Kind.MARKED_FAILED, by, reason)
-        _leave(held, job)
     return job
 
 
@@ -112,18 +109,18 @@ def move(job: Job, by: Any = None, *, queue: str) -> Job:
     get_engine(job.engine).check_queue(queue)
     alias = router.db_for_write(Job)
     with transaction.atomic(using=alias):
-        _refresh(job)
-        before, delivery = job.queue, Delivery.of(job)
+        lock(job)
+        leave(job)
+        before = job.queue
         if before == queue:
             raise NotPossible(f"Job {job.pk} is on the queue {queue} already.", "there already")
         waiting = Job.objects.filter(pk=job.pk, queue=before, status__in=_WAITING)
         moved = waiting.update(queue=queue, **NEXT_DELIVERY)
-        _refresh(job)
+        lock(job)
         if not moved:
             raise refuse(job, "moved", "jobs that wait")
         trace(job, JobEvent.Kind.MOVED, by, f"From {before} to {queue}.")
         if job.status == QUEUED:
-            transaction.on_commit(partial(withdraw, delivery, job.engine), using=alias, robust=True)
             relay.push_at_commit([job], alias)
     return job
 
@@ -141,8 +138,7 @@ def delete(job: Job, by: Any = None) -> None:
             raise NotPossible(f"There is no job {job.pk}; it may have been deleted.", "deleted already")
         message = f"Job {row.pk}: {row.task}, {row.status}."
         QueueEvent.objects.create(queue=row.queue, kind=QueueEvent.Kind.JOB_DELETED, by=by, message=message)
-        held = Job(pk=row.pk, attempt=row.attempt, delivery=row.delivery, worker_id=row.worker_id)
-        _leave(held, row)
+        leave(row)
         row.delete()
 
 
@@ -152,7 +148,7 @@ def cancel_waiting(job: Job, by: Any = None) -> None:
     with transaction.atomic(using=router.db_for_write(Job)):
         now_canceled = {"status": CANCELED, "finished_at": Now(), "cancel_requested_at": Now()}
         canceled = Job.objects.filter(pk=job.pk, status__in=_WAITING).update(**now_canceled)
-        _refresh(job)
+        lock(job)
         if not canceled:
             raise refuse(job, "canceled", "jobs that have not ended")
         tally({(job.queue, CANCELED): 1})
@@ -161,41 +157,29 @@ def cancel_waiting(job: Job, by: Any = None) -> None:
         transaction.on_commit(taken_back, using=router.db_for_write(Job), robust=True)
 
 
+@verb("cancel_job")
 def _cancel(job: Job, by: Any = None) -> None:
     check_ours(job)
     with transaction.atomic(using=router.db_for_write(Job)):
-        try:
-            cancel_waiting(job, by)
-        except NotPossible:
-            if job.status != STARTED:
-                raise
+        lock(job)
+        if job.status == STARTED:
             _stop(job, by)
+        else:
+            cancel_waiting(job, by)
 
 
 def _stop(job: Job, by: Any) -> None:
     asked = Job.objects.started().filter(pk=job.pk).update(cancel_requested_at=Now())
-    _refresh(job)
+    lock(job)
     if not asked:
         raise refuse(job, "stopped", "started jobs")
     trace(job, JobEvent.Kind.CANCEL_REQUESTED, by)
     if job.elsewhere_until:  # No worker holds it that could confirm.
         end_from_outside(job, Outcome.canceled(), final=True)
-        _refresh(job)
+        lock(job)
         trace(job, JobEvent.Kind.CANCELED, by)
     else:
-        alias = router.db_for_write(Job)
-        transaction.on_commit(partial(alert_worker, job), using=alias, robust=True)
-
-
-def _leave(held: Job, job: Job) -> None:
-    """After the commit, tell the engine that what this job awaited or ran is void."""
-    alias = router.db_for_write(Job)
-    held.engine, held.queue, held.task = job.engine, job.queue, job.task
-    if held.worker_id:
-        transaction.on_commit(partial(alert_worker, held), using=alias, robust=True)
-    elif not job.observed_id:
-        void = partial(withdraw, Delivery.of(held), held.engine)
-        transaction.on_commit(void, using=alias, robust=True)
+        leave(job)
 
 
 def _reopen(job: Job) -> Job | None:
@@ -208,10 +192,10 @@ def _reopen(job: Job) -> Job | None:
             **_FRESH,
         )
         if reopened:
-            _refresh(job)
+            lock(job)
             tally({(job.queue, status): -1})
             return job
-    _refresh(job)
+    lock(job)
     if job.status != FINISHED:
         raise NotRequeueable(
             f"Job {job.pk} is {job.status}; only jobs that have ended can be requeued.", f"is {job.status}"
@@ -232,13 +216,6 @@ def _key_is_held(job: Job) -> NotRequeueable:
         f'Job {job.pk} has the unique key "{job.unique_key}", which {which}; requeue it when that has ended.',
         "unique key held",
     )
-
-
-def _refresh(job: Job) -> None:
-    try:
-        job.refresh_from_db()
-    except Job.DoesNotExist:
-        raise JobDoesNotExist(f"There is no job {job.pk}; it may have been deleted.") from None
 
 
 # A requeued job starts from nothing but what it was asked to do; how it went is in its attempts.

@@ -38,9 +38,12 @@ def resume(queue: str | Queue, by: Any = None) -> bool:
 
 
 def empty(queue: str | Queue, by: Any = None) -> int:
-    """Cancel all jobs that are queued on this queue now; how many. Scheduled ones stay."""
+    """Cancel all jobs that are queued on this queue now; how many. Scheduled ones stay.
+
+    Raises `UnknownQueue`.
+    """
     check_permission(by, "empty_queue")
-    name = queue.name if isinstance(queue, Queue) else queue  # Also one that is declared no longer.
+    name = _checked(queue)
     canceled = each(cancel_waiting, Job.objects.queued().ours().on_queue(name), by).done
     message = f"{canceled} queued {'job' if canceled == 1 else 'jobs'} canceled."
     QueueEvent.objects.create(queue=name, kind=QueueEvent.Kind.EMPTIED, by=by, message=message)

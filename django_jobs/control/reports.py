@@ -13,8 +13,8 @@ from ..exceptions import NotPossible
 from ..models import Job, JobEvent, get_job
 from ..outcomes import Outcome, end_from_outside
 from ..stages import Stages, check_percent
-from ..values import clean_text, result_error, short
-from .steering import alert_worker, check_ours, check_permission, refuse, trace
+from ..values import result_error, short
+from .steering import check_ours, check_permission, leave, lock, refuse, trace
 
 REPORTED_FAILURE = "ReportedFailure"
 """The error type of a failure that was reported as text."""
@@ -55,7 +55,7 @@ def fail(job: Job | str | UUID, error: str | BaseException, by: Any = None) -> J
     `error` is text or an exception. Raises `NotPossible` when the job has ended.
     """
     kind = type(error).__qualname__ if isinstance(error, BaseException) else REPORTED_FAILURE
-    outcome = Outcome.failed(short(kind, 255), short(clean_text(str(error), 2000), 2000), "")
+    outcome = Outcome.failed(short(kind, 255), short(str(error), 2000), "")
     return _end(job, outcome, by, "failed")
 
 
@@ -63,13 +63,12 @@ def _end(job: Job | str | UUID, outcome: Outcome, by: Any, word: str) -> Job:
     check_permission(by, "report_job")
     job = _found(job)
     with transaction.atomic(using=router.db_for_write(Job)):
-        held = get_job(job.pk)
+        lock(job)
+        leave(job)
         if end_from_outside(job, outcome, final=False) is None:
             raise _ended(job)
-        job.refresh_from_db()
-        trace(held, JobEvent.Kind.REPORTED, by, f"Reported from elsewhere as {word}.")
-        if held.worker_id:
-            transaction.on_commit(lambda: alert_worker(held), using=router.db_for_write(Job), robust=True)
+        trace(job, JobEvent.Kind.REPORTED, by, f"Reported from elsewhere as {word}.")
+        lock(job)
     return job
 
 

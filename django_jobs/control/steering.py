@@ -1,19 +1,24 @@
 """What all verbs share: permission, trace, and doing one thing to many jobs."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, overload
+from uuid import UUID
 
 from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
 from django.db.models import QuerySet
 
 from .. import relay
 from ..engines import Delivery, get_engine
-from ..exceptions import EngineUnavailable, NotPossible, UnknownQueue
+from ..engines.base import BaseEngine
+from ..exceptions import EngineUnavailable, JobDoesNotExist, NotPossible
 from ..models import Job, JobEvent, Worker
+from ..states import QUEUED, STARTED
 
 BATCH = 500
 
@@ -55,9 +60,9 @@ def verb(permission: str) -> Callable[[Callable[..., R]], Verb[R]]:
             check_permission(by, permission)
             if isinstance(jobs, Job):
                 return function(jobs, by, **options)
-            if isinstance(jobs, QuerySet) and jobs.model is Job:
+            if isinstance(jobs, QuerySet) and issubclass(jobs.model, Job):
                 return each(function, jobs, by, **options)
-            raise TypeError(f"{function.__name__}({jobs!r}): give a job or a queryset of jobs.")
+            raise TypeError(f"{function.__name__.lstrip('_')}({jobs!r}): give a job or a queryset of jobs.")
 
         return steer
 
@@ -72,6 +77,8 @@ def each(function: Callable[..., Any], jobs: QuerySet[Job], by: Any, **options: 
             function(job, by, **options)
         except NotPossible as refusal:
             steered.refused[refusal.reason] += 1
+        except JobDoesNotExist:
+            steered.refused["deleted already"] += 1
         else:
             steered.done += 1
     return steered
@@ -97,39 +104,67 @@ def refuse(job: Job, verb: str, allowed: str) -> NotPossible:
     return NotPossible(f"Job {job.pk} is {job.status}; only {allowed} can be {verb}.", f"is {job.status}")
 
 
+def lock(job: Job) -> None:
+    """Read the row anew; nobody else changes it before this transaction ends. Raises `JobDoesNotExist`."""
+    try:
+        job.refresh_from_db(from_queryset=Job.objects.select_for_update())
+    except Job.DoesNotExist:
+        raise JobDoesNotExist(f"There is no job {job.pk}; it may have been deleted.") from None
+
+
 def trace(job: Job, kind: JobEvent.Kind, by: Any, message: str = "") -> None:
     JobEvent.objects.create(job=job, kind=kind, attempt=job.attempt, by=by, message=message)
 
 
+def leave(job: Job) -> None:
+    """After the commit, take back the delivery that this job awaits, or have its worker look what became of
+    the attempt that it runs. To be called before the change, with the job as it stands until then.
+    """
+    delivery = Delivery.of(job)
+    if job.status == STARTED and job.worker_id:
+        tell = partial(alert_worker, job.worker_id, delivery, job.engine)
+    elif job.status == QUEUED and not job.observed_id:
+        tell = partial(withdraw, delivery, job.engine)
+    else:
+        return
+    transaction.on_commit(tell, using=router.db_for_write(Job), robust=True)
+
+
 def withdraw(delivery: Delivery, engine: str) -> None:
-    """Take back a delivery that is void, best effort."""
-    if not relay.reaches_out():
-        return
-    try:
-        get_engine(engine).withdraw(delivery)
-    except (EngineUnavailable, UnknownQueue) as error:
-        logger.info("Delivery %s stays; its claim will fail: %s", delivery.id, error)
+    """Take back a delivery that is void, best effort: its claim would fail anyway."""
+    _tell(engine, delivery, lambda engine: engine.withdraw(delivery))
 
 
-def alert_worker(job: Job) -> None:
-    """Have the worker of a started job look at once whether it is still to run it, best effort."""
-    worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
-    if worker is None:
+def alert_worker(worker_id: UUID, delivery: Delivery, engine: str) -> None:
+    """Have a worker look at once whether it is still to run this, best effort: it looks again soon anyway."""
+    if worker := Worker.objects.filter(pk=worker_id).first():
+        _tell(engine, delivery, lambda engine: engine.alert(worker.name, delivery))
+
+
+def _tell(name: str, delivery: Delivery, say: Callable[[BaseEngine], None]) -> None:
+    engine = get_engine(name)
+    server = next((server for server, queues in engine.servers().items() if delivery.queue in queues), None)
+    if server is None or not relay.reaches_out():
+        return
+    # A second for each of a thousand jobs would be too long; with pushes it rests after one that failed.
+    if time.monotonic() < relay._resting_until.get(server, 0):
         return
     try:
-        get_engine(job.engine).alert(worker.name, Delivery.of(job))
-    except (EngineUnavailable, UnknownQueue) as error:
-        logger.info("Worker %s sees at its next sign of life what became of %s: %s", worker, job.pk, error)
+        say(engine)
+    except EngineUnavailable as error:
+        relay._resting_until[server] = time.monotonic() + relay.REST_AFTER_FAILURE_SECONDS
+        logger.info("Nothing is said to %s about %s, which is void: %s", name, delivery.id, error)
 
 
 def _one_by_one(jobs: QuerySet[Job]) -> Iterator[Job]:
-    for page in [list(jobs)] if jobs.query.is_sliced else _pages(jobs):
+    is_fixed = jobs.query.is_sliced or jobs.query.combinator  # Neither takes a further filter.
+    for page in [list(jobs)] if is_fixed else _pages(jobs):
         yield from page
 
 
 def _pages(jobs: QuerySet[Job]) -> Iterator[list[Job]]:
     """By id and in pages, as each page's jobs are changed before the next is read; none that came later."""
-    jobs = jobs.order_by("pk")
+    jobs = (jobs if jobs.query.standard_ordering else jobs.reverse()).order_by("pk")
     if newest := jobs.last():
         page = list(jobs.filter(pk__lte=newest.pk)[:BATCH])
         while page:

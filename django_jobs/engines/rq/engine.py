@@ -49,6 +49,11 @@ class RQEngine(BaseEngine):
             try:
                 impatient_client(queue)
                 self.default_timeout_seconds(queue)
+            except ValueError:  # What urllib makes of a URL may tell parts of its password.
+                errors.append(
+                    f'RQ_QUEUES["{queue}"] is of no use: its URL or a number in it cannot be read. Special '
+                    "characters of a password must be percent-encoded."
+                )
             except Exception as error:  # noqa: BLE001 - Whatever RQ, django-rq and redis make of it.
                 errors.append(f'RQ_QUEUES["{queue}"] is of no use: {type(error).__name__}: {error}')
         return errors
