@@ -3,6 +3,7 @@
 import base64
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from django.db import connections
 from django.db.models.functions import Now
 from uuid6 import uuid7
 
-from django_jobs import embedded, executor, registry, relay
+from django_jobs import embedded, executor, registry, relay, tasks
 from django_jobs.conf import settings as jobs_settings
 from django_jobs.engines.rq.connections import impatient_client
 from django_jobs.models import Job, Worker
@@ -75,6 +76,21 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def unasked_server() -> Iterator[str]:
+    """All queues of the project are on a server that takes connections and must never get one."""
+    declared = settings.RQ_QUEUES
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        settings.RQ_QUEUES = {name: {**queue, "URL": url} for name, queue in declared.items()}
+        yield url
+        settings.RQ_QUEUES = declared
+        listener.setblocking(False)
+        with suppress(BlockingIOError):
+            listener.accept()[0].close()
+            pytest.fail("Somebody has connected to the server.")
+
+
+@pytest.fixture
 def freeze(valkey: redis.Redis, valkey_server: embedded.EmbeddedServer) -> Iterator[Callable[[], None]]:
     """Make the server take connections and answer nothing from now on, until the test ends."""
     frozen: list[int] = []
@@ -103,6 +119,7 @@ def _nothing_remembered() -> Iterator[None]:
 def forget_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that declare tasks of their own."""
     monkeypatch.setattr(registry, "_declared", dict(registry._declared))
+    monkeypatch.setattr(tasks, "_tasks", dict(tasks._tasks))
 
 
 @pytest.fixture

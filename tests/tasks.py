@@ -1,16 +1,20 @@
 """Tiny tasks with telling names."""
 
+import asyncio
 import logging
 import os
 import signal
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
+from rq import Retry as PlainRetry
 
-from django_jobs import Retry, current_job, progress, task
+from django_jobs import Elsewhere, Retry, current_job, progress, task
 from django_jobs.models import Queue
 
 logger = logging.getLogger(__name__)
@@ -212,6 +216,199 @@ def write_and_fail(name: str) -> None:
     with transaction.atomic():
         Queue.objects.create(name=name)
         raise ValueError(name)
+
+
+@task(queue="file_processing")
+def enqueue_itself(times: int) -> None:
+    if times > 1:
+        enqueue_itself.enqueue(times - 1)
+
+
+@task(queue="file_processing")
+def be_interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+@task(queue="file_processing")
+def create_queue_twice(name: str) -> None:
+    """Fail at a constraint, as a task without a transaction of its own."""
+    Queue.objects.create(name=name)
+    Queue.objects.create(name=name)
+
+
+@task(queue="file_processing")
+def create_queue_and_fail(name: str) -> None:
+    Queue.objects.create(name=name)
+    raise ValueError(name)
+
+
+@task(queue="file_processing")
+def run_sql(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@task(queue="file_processing")
+def commit_durably(name: str) -> None:
+    with transaction.atomic(durable=True):
+        Queue.objects.create(name=name)
+
+
+@task(queue="file_processing")
+async def add_by_another(number: int) -> str:
+    """Enqueue a job in async code, which uses the ORM as well."""
+    await Queue.objects.acreate(name=f"queue {number}")
+    return str((await add.aenqueue(number)).pk)
+
+
+def ask_again(path: str) -> Any:
+    """Have RQ run it once more, by its own means."""
+    record(path, "asked")
+    return PlainRetry(max=1, interval=0)
+
+
+def tell_success(job: Any, connection: Any, result: Any) -> None:
+    """A callback of plain RQ."""
+    record(job.args[0], f"success {result}")
+
+
+def tell_failure(job: Any, connection: Any, kind: type, error: Exception, traceback: Any) -> None:
+    """A callback of plain RQ."""
+    record(job.args[0], f"failure {kind.__name__}")
+
+
+@task(queue="file_processing")
+async def run_a_loop_in_a_loop() -> None:
+    """What people write who have the wrong end of async code."""
+    coroutine = asyncio.sleep(0)
+    try:
+        asyncio.run(coroutine)
+    finally:
+        coroutine.close()
+
+
+@task(queue="file_processing")
+async def wait_in_a_loop_for_the_loop() -> None:
+    asyncio.get_running_loop().run_until_complete(asyncio.get_running_loop().create_future())
+
+
+@task(queue="file_processing")
+async def query_in_a_loop() -> bool:
+    return Queue.objects.exists()
+
+
+@task(queue="file_processing")
+def use_a_closed_loop() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    loop.call_soon(print)
+
+
+@task(queue="file_processing")
+def ask_for_another(most: int, interval: float = 0) -> None:
+    progress.update(30, message="so far")
+    raise Retry(max=most, interval=interval)
+
+
+@task(queue="file_processing")
+def return_a_retry(most: int, interval: float = 0) -> Retry:
+    progress.update(30, message="so far")
+    return Retry(max=most, interval=interval)
+
+
+@task(queue="file_processing")
+def ask_for_another_from_a_cause(most: int) -> None:
+    try:
+        fail("the cause")
+    except ValueError as error:
+        raise Retry(max=most) from error
+
+
+@task(queue="file_processing")
+def ask_for_another_while_handling(most: int) -> None:
+    try:
+        fail("the cause")
+    except ValueError:
+        raise Retry(max=most)  # noqa: B904 - As many write it.
+
+
+@task(queue="file_processing")
+def hand_over(seconds: float = 3600) -> Elsewhere:
+    logger.info("handed over")
+    progress.update(100, stage="sending")
+    progress.update(20, stage="waiting", message="sent")
+    return Elsewhere(timeout=seconds)
+
+
+@task(queue="file_processing")
+async def add_slowly(left: int, right: int) -> int:
+    await asyncio.sleep(0.01)
+    return left + right
+
+
+@task(queue="file_processing")
+async def fail_asynchronously(message: str) -> None:
+    await asyncio.sleep(0)
+    raise ValueError(message)
+
+
+@task(queue="file_processing")
+async def hold_asynchronously(path: str, release: str) -> str:
+    """Tell the job and its progress, wait until the file `release` exists, record what ended it."""
+    progress.update(40, message=f"attempt {current_job().attempt}")  # type: ignore[union-attr]
+    try:
+        while not Path(release).exists():
+            await asyncio.sleep(0.02)
+    except BaseException as error:
+        record(path, type(error).__name__)
+        raise
+    finally:
+        await Queue.objects.acreate(name="cleaned up")
+        record(path, "cleaned up")
+    return "released"
+
+
+@task(queue="file_processing")
+async def create_in_a_transaction_and_fail(name: str) -> None:
+    @sync_to_async
+    @transaction.atomic
+    def create(name: str) -> None:
+        Queue.objects.create(name=name)
+        raise ValueError(name)
+
+    await Queue.objects.acreate(name=f"before {name}")
+    await create(name)
+
+
+@task(queue="file_processing")
+async def count_queues_in_async_steps(names: list[str]) -> list[Any]:
+    """Use the ORM and tell the progress as async code does."""
+    async for name in progress.track(names, stage="creating"):
+        await Queue.objects.acreate(name=name)
+    found = [queue.name async for queue in Queue.objects.order_by("name")]
+    return [found, (await Queue.objects.aget(name=names[0])).paused, str(current_job().pk)]  # type: ignore[union-attr]
+
+
+def _measured(function: Any) -> Any:
+    """A decorator that knows nothing of `async def`."""
+
+    @wraps(function)
+    def measure(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return measure
+
+
+@task(queue="file_processing")
+@_measured
+async def add_decorated(left: int, right: int) -> int:
+    await asyncio.sleep(0)
+    return left + right
+
+
+@task(queue="file_processing", name="tests.tasks.name_before_it_was_changed")
+def named_otherwise(number: int) -> int:
+    return number
 
 
 def record(path: str, line: str) -> int:
