@@ -11,10 +11,9 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 demo: $(VENV)/demo
 	$(BIN)/python manage.py demo $(ARGS)
 
-# make test ARGS="-k relay"  chooses tests; without ARGS everything is checked.
+# make test ARGS="-k relay"  chooses tests; without ARGS the coverage is checked too.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
-	$(BIN)/python -m tests.postgres $(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python .ci/matrix.py $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check
@@ -28,5 +27,5 @@ clean:
 
 $(VENV)/demo $(VENV)/lint: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --editable '.[$(notdir $@)]'
+	$(PIP) install --no-compile --editable '.[$(notdir $@)]'
 	touch $@

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -56,6 +57,8 @@ def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
     alias = router.db_for_write(Job)
     try:
         if awaited := _awaited_databases(calls, alias):
+            for job in jobs:  # What they were given may change before that commit.
+                job.args, job.kwargs, job.meta = deepcopy((job.args, job.kwargs, job.meta))
             _after_commits(awaited, lambda: _write_in_place(jobs, delays, alias))
             return jobs
         return _write(jobs, delays, alias)
@@ -150,9 +153,15 @@ def _awaited_databases(calls: Iterable[Call], alias: str) -> list[str]:
 
 
 def _after_commits(aliases: Sequence[str], then: Callable[[], None]) -> None:
-    first, *rest = aliases
-    following = partial(_after_commits, rest, then) if rest else then
-    transaction.on_commit(following, using=first)
+    awaited = set(aliases)
+
+    def committed(alias: str) -> None:
+        awaited.discard(alias)
+        if not awaited:  # One that rolled back is awaited for ever.
+            then()
+
+    for alias in aliases:
+        transaction.on_commit(partial(committed, alias), using=alias)
 
 
 def _write_in_place(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> None:
@@ -186,11 +195,11 @@ def _set_due_times(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> 
 
 
 def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """What can go in one INSERT, in the order of the jobs where that is free to choose."""
-    alike: dict[tuple[bool, bool], list[Job]] = {}
-    for job in jobs:
-        alike.setdefault((job.unique_key is None, job.status == QUEUED), []).append(job)
-    for group in alike.values():
+    """What can go in one INSERT."""
+    plain = [job for job in jobs if job.unique_key is None]
+    # By their keys: two transactions that insert the same keys in different orders would block each other.
+    unique = sorted((job for job in jobs if job.unique_key), key=lambda job: str(job.unique_key))
+    for group in (plain, unique):
         for start in range(0, len(group), BATCH):
             yield group[start : start + BATCH]
 

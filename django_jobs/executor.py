@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from inspect import iscoroutinefunction
+from inspect import iscoroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -75,7 +75,7 @@ def run_here(job: Job) -> BaseException | None:
         report(started, outcome, worker_name=worker.name)
     with suppress(Job.DoesNotExist):  # Deleted, or rolled back with a savepoint.
         job.refresh_from_db()
-    if raised and not isinstance(raised, Exception | SystemExit):
+    if raised is not None and not isinstance(raised, Exception | SystemExit):
         raise raised  # Ctrl-C, and what test runners interrupt a test with.
     return raised
 
@@ -127,10 +127,9 @@ def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome
         try:
             function = registry.load(job.task)
             with time_limit(job.timeout_seconds):
-                if iscoroutinefunction(function):
-                    result = loops.run(function(*job.args, **job.kwargs))
-                else:
-                    result = function(*job.args, **job.kwargs)
+                result = function(*job.args, **job.kwargs)
+                if iscoroutine(result):  # Not asked of the function, whose decorators may hide it.
+                    result = loops.run(result)
         except BaseException as error:  # noqa: BLE001 - Even SystemExit ends the attempt, not the worker.
             raised = error
         finally:
@@ -148,7 +147,7 @@ def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome
         "ran_seconds": time.monotonic() - began,
     }
     if isinstance(raised, Retry):
-        return Outcome.retried(raised, **_describe(raised.__cause__ or raised), **told), None
+        return Outcome.retried(raised, **_describe(_reason(raised)), **told), None
     if raised is not None:
         return Outcome.failed(**_describe(raised), **told), raised
     if isinstance(result, Retry):
@@ -169,9 +168,9 @@ def _sparing_transactions() -> Iterator[None]:
     without a transaction around it, each statement would have stood for itself.
     """
     around = [connections[alias] for alias in _aliases_in_transaction()]
-    savepoints = [connection.savepoint() for connection in around]
+    savepoints = [(connection, point) for connection in around if (point := connection.savepoint())]
     yield
-    for connection, savepoint in zip(around, savepoints, strict=True):
+    for connection, savepoint in savepoints:
         if connection.needs_rollback or not connection.is_usable():
             connection.set_rollback(False)
             connection.savepoint_rollback(savepoint)
@@ -182,9 +181,16 @@ def _aliases_in_transaction() -> set[str]:
     return {each.alias for each in connections.all(initialized_only=True) if each.in_atomic_block}
 
 
+def _reason(retry: Retry) -> BaseException:
+    """The error because of which a task asks for another attempt."""
+    return retry.__cause__ or (None if retry.__suppress_context__ else retry.__context__) or retry
+
+
 def _describe(error: BaseException) -> dict[str, str]:
     # The user's code may define the message and the causes, and may fail at that.
-    frames = error.__traceback__.tb_next if error.__traceback__ else None  # Without this module's own frame.
+    frames = error.__traceback__
+    while frames and str(frames.tb_frame.f_globals.get("__name__")).startswith(f"{__package__}."):
+        frames = frames.tb_next  # Ours, which lead to the user's code.
     try:
         message = str(error)
     except Exception as problem:  # noqa: BLE001

@@ -70,8 +70,8 @@ class _Factory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
-        record._job = _fields()  # type: ignore[attr-defined]
-        record.__class__ = _telling_its_job(type(record))
+        record._job = _fields()
+        record.__class__ = _telling_its_job(type(record))  # type: ignore[arg-type] # A class has a hash.
         return record
 
 
@@ -86,7 +86,8 @@ def _telling_its_job(record_class: type[logging.LogRecord]) -> type[logging.LogR
     class JobRecord(record_class):  # type: ignore[misc, valid-type]
         def getMessage(self) -> str:
             _add_fields(self)
-            return super().getMessage()
+            message: str = super().getMessage()
+            return message
 
         def __reduce__(self) -> Any:
             return logging.makeLogRecord, (vars(self),)  # Where it is unpickled, this class is not known.

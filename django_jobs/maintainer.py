@@ -1,4 +1,4 @@
-"""The loop that runs relay and reconciler.
+"""The loop that runs the relay, and beside it the chores: reconciler, observer, retention and the like.
 
 Any number of copies is harmless; a lease keeps all but one idle.
 """
@@ -9,6 +9,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
@@ -17,13 +19,17 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from uuid6 import uuid7
 
-from . import relay
-from .models import Lease
+from . import observer, relay, retention
+from .models import Lease, tallies
 from .processes import die_with_parent
 from .reconciler import Reconciler
 
 TICK_SECONDS = 1
+EVERY_TICK = 0
 RECONCILE_EVERY_SECONDS = 4
+OBSERVE_EVERY_SECONDS = 2
+PRUNE_EVERY_SECONDS = 60
+PAUSE_AFTER_FAILURE_SECONDS = 5
 LEASE = timedelta(seconds=5)
 LEASE_NAME = "maintainer"
 
@@ -45,29 +51,90 @@ def run_in_child(parent_pid: int) -> None:
 
 
 def run(stopping: threading.Event) -> None:
-    """Relay every second and reconcile every four while this process holds the lease, until `stopping`."""
+    """Relay every second, and do the chores beside, while this process holds the lease, until `stopping`."""
     holder = f"{socket.gethostname()}.{os.getpid()}.{uuid7().hex[-8:]}"
     reconciler = Reconciler()
-    reconciled_at = float("-inf")
+    holding = threading.Event()
+    # In a thread of their own: however long one takes, what is due is delivered meanwhile.
+    beside = threading.Thread(
+        target=_do_chores,
+        args=[_chores(reconciler), holding, stopping],
+        name="django-jobs-chores",
+        daemon=True,
+    )
+    beside.start()
     while True:
         try:
-            holds = hold_lease(holder)
-            reconciler.note_contact()
-            if holds:
+            if hold_lease(holder):
+                reconciler.note_contact()
+                holding.set()
                 while relay.run_once() >= relay.BATCH and not stopping.is_set() and hold_lease(holder):
                     reconciler.note_contact()
-                if time.monotonic() - reconciled_at >= RECONCILE_EVERY_SECONDS:
-                    reconciler.run_once()
-                    reconciled_at = time.monotonic()
+            else:
+                reconciler.note_contact()
+                holding.clear()
         except Error as error:
             reconciler.note_contact(lost=True)
+            holding.clear()
             connections.close_all()
             logger.warning("The maintainer waits for the database: %s", error)
         except Exception:  # The loop must outlive what one pass stumbles over.
             logger.exception("A pass of the maintainer failed; the next one follows.")
         if stopping.wait(TICK_SECONDS):
             break
+    beside.join(timeout=2)
     release_lease(holder)
+    connections.close_all()
+
+
+@dataclass
+class Chore:
+    """Something to be done every so often, in a bounded time."""
+
+    name: str
+    do: Callable[[], object]
+    every_seconds: float
+    is_behind: Callable[[], bool] = lambda: False
+    """Whether there is more to do at once."""
+    due_at: float = float("-inf")
+
+    def do_if_due(self) -> None:
+        if time.monotonic() < self.due_at:
+            return
+        pause = self.every_seconds
+        try:
+            self.do()
+            if self.is_behind():
+                pause = 0
+        except Exception as error:  # The other chores do not depend on it.
+            pause = max(pause, PAUSE_AFTER_FAILURE_SECONDS)
+            connections.close_all()
+            if isinstance(error, Error):
+                logger.warning("The maintainer's %s failed and will be tried again: %s", self.name, error)
+            else:
+                logger.exception("The maintainer's %s failed and will be tried again.", self.name)
+        self.due_at = time.monotonic() + pause
+
+
+def _chores(reconciler: Reconciler) -> list[Chore]:
+    keeping = retention.Retention()
+    return [
+        Chore("reconciler", reconciler.run_once, RECONCILE_EVERY_SECONDS),
+        Chore("observer", observer.run_once, OBSERVE_EVERY_SECONDS),
+        Chore("expiry of results", keeping.expire_results, EVERY_TICK),
+        Chore("folding of tallies", tallies.fold, EVERY_TICK),
+        Chore("retention", keeping.run_once, PRUNE_EVERY_SECONDS, lambda: keeping.is_behind),
+    ]
+
+
+def _do_chores(chores: Sequence[Chore], holding: threading.Event, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        for chore in chores:
+            if holding.is_set() and not stopping.is_set():
+                chore.do_if_due()
+        if not holding.is_set():
+            connections.close_all()  # There may be many standbys.
+        stopping.wait(TICK_SECONDS)
     connections.close_all()
 
 

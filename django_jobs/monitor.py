@@ -1,22 +1,41 @@
-"""What is the matter now: figures of queues and workers, from the database, at a bounded cost."""
+"""What is the matter now: figures of queues, workers and jobs, from the database, at a bounded cost.
 
+Looking changes nothing. The functions `get_…` answer in dictionaries with the names that RQ's users know;
+the others answer in our own words, for commands and pages.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any, TypeVar
+from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, IntegerField, Q, QuerySet, Subquery
+from django.db.models.functions import Now
 
+from . import registry
 from .engines import BaseEngine, all_engines
-from .exceptions import EngineUnavailable
-from .models import Job, Queue, Worker
+from .exceptions import EngineUnavailable, UnknownQueue
+from .models import Attempt, Job, Queue, Worker
+from .models.tallies import totals
+from .models.workers import MOST_COUNTED
+from .states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
+from .values import did_you_mean, short
 
-MOST_COUNTED = 10_000
-"""Counts go no further; one that says so may mean any number from there."""
+MOST_LISTED = 100
+PAGE = 100
+
+Key = TypeVar("Key", bound=Hashable)
+
+_COUNTED = (QUEUED, SCHEDULED, DEFERRED, STARTED)  # The others have tallies.
+_MOST_COUNTS = 400  # in one statement; PostgreSQL selects no more than 1,664 values.
 
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """One queue now. Counts are capped at `MOST_COUNTED`.
+    """One queue now. What has not ended is counted up to `MOST_COUNTED`.
 
     `error` tells what is wrong with it: its server is away, or it is not declared.
     """
@@ -29,7 +48,9 @@ class QueueFigures:
     scheduled: int
     deferred: int
     started: int
+    finished: int
     failed: int
+    canceled: int
     undelivered: int | None  # None while the server cannot be asked.
     workers: int
     error: str = ""
@@ -44,70 +65,264 @@ class WorkerFigures:
     queues: list[str]
     state: str
     alive: bool
+    job_id: UUID | None
     hostname: str
     pid: int
     started_at: datetime
     seen_at: datetime
+    finished_count: int
+    failed_count: int
+    busy_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobFigures:
+    """A job as one line of a list."""
+
+    id: UUID
+    task: str
+    queue: str
+    status: str
+    finished_at: datetime | None
+    attempts: int
+    error: str
+
+
+def get_task_queue(name: str) -> Queue:
+    """The queue of this name, whether it has a row or not.
+
+    Raises `UnknownQueue` for one that is not declared and has neither a row nor jobs.
+    """
+    check_queue(name)
+    row: Queue | None = Queue.objects.filter(name=name).first()
+    return row or Queue(name=name)
+
+
+def get_all_queues() -> list[Queue]:
+    """Every declared queue, whether it has a row or not."""
+    names = _declared_names()
+    rows = Queue.objects.in_bulk(names)
+    return [rows.get(name) or Queue(name=name) for name in names]
+
+
+def get_queue_stats(name: str) -> dict[str, Any]:
+    """How many jobs of a queue stand in each state: `queue_name`, a key for each state, `total`.
+
+    Those that have not ended are counted up to `MOST_COUNTED` in each state. Raises `UnknownQueue`.
+    """
+    check_queue(name)
+    return _stats([name])[0]
+
+
+def get_all_queues_stats() -> list[dict[str, Any]]:
+    """`get_queue_stats` of every declared queue."""
+    return _stats(_declared_names())
+
+
+def get_workers_info() -> list[dict[str, Any]]:
+    """Every worker that has not said goodbye, by name. One that is not `alive` went without saying so."""
+    return [
+        {
+            "name": worker.name,
+            "state": worker.state,
+            "queues": worker.queues,
+            "current_job_id": str(worker.job_id) if worker.job_id else None,
+            "birth_date": worker.started_at,
+            "last_heartbeat": worker.seen_at,
+            "hostname": worker.hostname,
+            "pid": worker.pid,
+            "successful_job_count": worker.finished_count,
+            "failed_job_count": worker.failed_count,
+            "total_working_time": worker.busy_seconds,
+            "alive": worker.alive,
+        }
+        for worker in workers()
+    ]
+
+
+def get_queue_jobs(name: str, status: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
+    """The newest jobs of a queue, in one state or in all, newest first; at most 100.
+
+    Raises `UnknownQueue`, and `ValueError` for a status that does not exist and a limit that is not allowed.
+    """
+    if status is not None and status not in Status.values:
+        raise ValueError(f'Unknown status "{status}"; {did_you_mean(str(status), Status.values)}')
+    if type(limit) is not int or not 1 <= limit <= MOST_LISTED:
+        raise ValueError(f"limit is {limit!r}; allowed is a whole number from 1 to {MOST_LISTED}.")
+    check_queue(name)
+    ids: list[UUID] = []
+    for one in [status] if status else Status.values:  # Each is the end of an index, all together are not.
+        ids += Job.objects.filter(queue=name, status=one).order_by("-id").values_list("pk", flat=True)[:limit]
+    newest = sorted(ids, reverse=True)[:limit]
+    jobs = Job.objects.filter(pk__in=newest).select_related("worker").defer("result", "meta", "stages")
+    ran = Attempt.objects.filter(job__in=newest, number=F("job__attempt"))
+    ran_by = dict(ran.order_by().values_list("job_id", "worker_name"))
+    return [_told(job, ran_by.get(job.pk)) for job in jobs.order_by("-id")]
 
 
 def queues() -> list[QueueFigures]:
     """The figures of every declared queue, and of others where jobs wait that nobody will take."""
-    paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
-    listening = [name for worker in Worker.objects.alive() for name in worker.queues]
-    figures = []
+    found: list[tuple[str, BaseEngine, str, str | None, str]] = []
     for engine in all_engines():
         for server, names in engine.servers().items():
             try:
                 epoch, error = engine.epoch(names[0]), ""
             except EngineUnavailable as unavailable:
                 epoch, error = None, str(unavailable)
-            for name in names:
-                figures.append(
-                    _figures(engine, server, name, epoch, error, name in paused, listening.count(name))
-                )
+            found += [(name, engine, server, epoch, error) for name in names]
         for name in _undeclared_queues(engine):
             error = f"Jobs wait on the queue {name}, which {engine.queues_setting} does not declare."
-            figures.append(_figures(engine, "", name, None, error, name in paused, listening.count(name)))
-    return figures
+            found.append((name, engine, "", None, error))
+    counts = _counts([name for name, *_ in found])
+    undelivered = _bounded_counts(
+        {
+            (name, engine.name): Job.objects.filter(queue=name, engine=engine.name).undelivered(epoch)
+            for name, engine, _, epoch, _ in found
+            if epoch is not None
+        }
+    )
+    paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
+    listening = Counter(name for worker in Worker.objects.alive() for name in worker.queues)
+    return [
+        QueueFigures(
+            name=name,
+            engine=engine.name,
+            server=server,
+            paused=name in paused,
+            undelivered=undelivered.get((name, engine.name)),
+            workers=listening[name],
+            error=error,
+            **{status: counts[name, status] for status in Status.values},
+        )
+        for name, engine, server, _, error in found
+    ]
 
 
 def workers() -> list[WorkerFigures]:
     """Every worker that has not said goodbye, by name."""
+    rows = list(Worker.objects.all())
     alive = set(Worker.objects.alive().values_list("pk", flat=True))
+    running = Job.objects.started().filter(worker__in=[row.pk for row in rows])
+    job_ids = dict(running.order_by("id").values_list("worker_id", "pk"))
     return [
         WorkerFigures(
-            name=worker.name,
-            engine=worker.engine,
-            queues=worker.queues,
-            state=worker.state,
-            alive=worker.pk in alive,
-            hostname=worker.hostname,
-            pid=worker.pid,
-            started_at=worker.started_at,
-            seen_at=worker.seen_at,
+            name=row.name,
+            engine=row.engine,
+            queues=row.queues,
+            state=row.state,
+            alive=row.pk in alive,
+            job_id=job_ids.get(row.pk),
+            hostname=row.hostname,
+            pid=row.pid,
+            started_at=row.started_at,
+            seen_at=row.seen_at,
+            finished_count=row.finished_count,
+            failed_count=row.failed_count,
+            busy_seconds=row.busy_seconds,
         )
-        for worker in Worker.objects.all()
+        for row in rows
     ]
 
 
-def _figures(
-    engine: BaseEngine, server: str, name: str, epoch: str | None, error: str, paused: bool, workers: int
-) -> QueueFigures:
-    jobs = Job.objects.filter(engine=engine.name, queue=name)
-    return QueueFigures(
-        name=name,
-        engine=engine.name,
-        server=server,
-        paused=paused,
-        queued=_count(jobs.queued()),
-        scheduled=_count(jobs.scheduled()),
-        deferred=_count(jobs.deferred()),
-        started=_count(jobs.started()),
-        failed=_count(jobs.failed()),
-        undelivered=None if epoch is None else _count(jobs.undelivered(epoch)),
-        workers=workers,
-        error=error,
-    )
+def check_queue(name: str) -> None:
+    """Raise `UnknownQueue` unless this queue is declared, or has a row or jobs."""
+    problems = []
+    for engine in all_engines():
+        try:
+            engine.check_queue(name)
+            return
+        except UnknownQueue as problem:
+            problems.append(problem)
+    if not (Job.objects.on_queue(name).exists() or Queue.objects.filter(name=name).exists()):
+        raise problems[0]
+
+
+def matching_jobs(
+    *statuses: str,
+    queue: str | None = None,
+    task: str | None = None,
+    error: str | None = None,
+    since: datetime | timedelta | None = None,
+) -> QuerySet[Job]:
+    """The jobs in one of these states, newest first: of a queue, of a task, with `error` somewhere in the
+    type or message of their error, ended `since` a moment or for so long.
+
+    Raises `UnknownQueue`, and `ValueError` for a task that is neither declared nor has jobs.
+    """
+    jobs: QuerySet[Job] = Job.objects.filter(status__in=statuses)
+    if queue is not None:
+        check_queue(queue)
+        jobs = jobs.filter(queue=queue)
+    if task is not None:
+        if not Job.objects.filter(task=task).exists() and task not in (known := registry.names()):
+            raise ValueError(f'Unknown task "{task}"; {did_you_mean(task, known)}')
+        jobs = jobs.filter(task=task)
+    if error is not None:
+        jobs = jobs.filter(Q(error_type__icontains=error) | Q(error_message__icontains=error))
+    if since is not None:
+        jobs = jobs.filter(finished_at__gte=Now() - since if isinstance(since, timedelta) else since)
+    return jobs
+
+
+def in_pages(jobs: QuerySet[Job], most: int | None = None) -> Iterator[QuerySet[Job]]:
+    """These jobs, oldest first and at most so many, in querysets of at most `PAGE`; none that came later.
+
+    Each page is found when the one before was dealt with, and leaves out what ceased to match meanwhile.
+    """
+    jobs = jobs.order_by("pk")
+    newest = jobs.values_list("pk", flat=True).last()
+    if newest is None:
+        return
+    ids = jobs.filter(pk__lte=newest).values_list("pk", flat=True)
+    page = list(ids[: PAGE if most is None else min(PAGE, most)])
+    while page:
+        yield jobs.filter(pk__in=page)
+        if most is not None:
+            most -= len(page)
+        page = list(ids.filter(pk__gt=page[-1])[: PAGE if most is None else min(PAGE, most)])
+
+
+def lines(jobs: QuerySet[Job]) -> list[JobFigures]:
+    """These jobs, a line each. The queryset is to be sliced."""
+    fields = ("task", "queue", "status", "finished_at", "attempt", "error_type", "error_message")
+    return [
+        JobFigures(job.pk, job.task, job.queue, job.status, job.finished_at, job.attempt, _error(job))
+        for job in jobs.only(*fields)
+    ]
+
+
+def bounded_count(jobs: QuerySet[Job]) -> int:
+    """How many these are, up to `MOST_COUNTED`."""
+    return jobs.order_by()[:MOST_COUNTED].count()
+
+
+def _told(job: Job, ran_by: str | None) -> dict[str, Any]:
+    return {
+        "job_id": str(job.pk),
+        "status": job.status,
+        "func": job.task,
+        "description": job.description or short(job.call, 255),
+        "args": job.args,
+        "kwargs": job.kwargs,
+        "created_at": job.created_at,
+        "enqueued_at": job.queued_at,
+        "started_at": job.started_at,
+        "ended_at": job.finished_at,
+        "exc_info": (job.traceback or _error(job)) if job.status == FAILED else None,
+        "worker": ran_by or (job.worker.name if job.worker else None),
+        "attempt": job.attempt,
+        "progress": job.progress,
+        "progress_message": job.progress_message,
+        "stage": job.stage,
+    }
+
+
+def _error(job: Job) -> str:
+    return f"{job.error_type}: {job.error_message}" if job.error_message else job.error_type
+
+
+def _declared_names() -> list[str]:
+    return list(dict.fromkeys(name for engine in all_engines() for name in engine.queue_names()))
 
 
 def _undeclared_queues(engine: BaseEngine) -> list[str]:
@@ -120,5 +335,38 @@ def _undeclared_queues(engine: BaseEngine) -> list[str]:
     return sorted(set(waiting.values_list("queue", flat=True)[:1000]))
 
 
-def _count(jobs: QuerySet[Job]) -> int:
-    return jobs.order_by()[:MOST_COUNTED].count()
+def _stats(names: Iterable[str]) -> list[dict[str, Any]]:
+    names = list(names)
+    counts = _counts(names)
+    order = (QUEUED, STARTED, FINISHED, FAILED, DEFERRED, SCHEDULED, CANCELED)
+    stats = [(name, {status.value: counts[name, status] for status in order}) for name in names]
+    return [{"queue_name": name, **states, "total": sum(states.values())} for name, states in stats]
+
+
+def _counts(names: Iterable[str]) -> Counter[tuple[str, str]]:
+    """The number of jobs in each (queue, status)."""
+    names = list(names)
+    live: Mapping[tuple[str, str], QuerySet[Job]] = {
+        (name, status.value): Job.objects.filter(queue=name, status=status)
+        for name in names
+        for status in _COUNTED
+    }
+    return Counter(_bounded_counts(live)) + Counter(totals(*names))
+
+
+class _CountOf(Subquery):
+    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
+    output_field = IntegerField()
+
+
+def _bounded_counts(querysets: Mapping[Key, QuerySet[Job]]) -> dict[Key, int]:
+    """How many rows each has, up to `MOST_COUNTED`, in one statement for hundreds of them."""
+    counts: dict[Key, int] = {}
+    keys = list(querysets)
+    for start in range(0, len(keys), _MOST_COUNTS):
+        asked = keys[start : start + _MOST_COUNTS]
+        subqueries = [_CountOf(querysets[key].order_by().values("pk")[:MOST_COUNTED]) for key in asked]
+        # Selected beside any one job: where there is none, there is nothing to count.
+        answer = Job.objects.values_list(*subqueries).first() or [0] * len(asked)
+        counts |= zip(asked, answer, strict=True)
+    return counts

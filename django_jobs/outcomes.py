@@ -6,7 +6,7 @@ status change.
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self
 
@@ -76,6 +76,8 @@ def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
 
     Waits for a database that is away. Changes no state when the attempt was superseded meanwhile.
     """
+    if outcome.retry and job.attempt > outcome.retry.max:
+        outcome = replace(outcome, kind=Attempt.Outcome.FAILED)  # It asked once more than it may.
     while True:
         try:
             with transaction.atomic(using=router.db_for_write(Job)):
@@ -126,7 +128,7 @@ def lose(job: Job, evidence: str) -> bool:
         update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
     error = _error(WORKER_LOST, short(evidence, 2000))
     with transaction.atomic(using=router.db_for_write(Job)):
-        lost = {**update, **error, "losses": F("losses") + 1, "elsewhere_until": None}
+        lost = {**update, **error, "losses": F("losses") + 1}
         status = _end_attempt(job, lost, if_canceled={})
         if status is None:
             return False
@@ -187,11 +189,13 @@ def _end_attempt(job: Job, update: dict[str, Any], *, if_canceled: dict[str, Any
 
     A job that was asked to cancel gets no further attempt, but what finished stays finished.
     """
-    held = _claimed(job).started()
+    # Once its work is handed over, its worker has nothing more to say.
+    held = _claimed(job).started().filter(elsewhere_until__isnull=job.elsewhere_until is None)
+    update = {"elsewhere_until": None, **update}
     going_on = held if update["status"] == FINISHED else held.filter(cancel_requested_at__isnull=True)
     if going_on.update(**update):
         written = Status(update["status"])
-    elif held.update(**if_canceled, status=CANCELED, finished_at=Now()):
+    elif held.update(**if_canceled, status=CANCELED, finished_at=Now(), elsewhere_until=None):
         written = CANCELED
     else:
         return None
@@ -267,6 +271,5 @@ def _next_attempt(job: Job, seconds: float) -> dict[str, Any]:
         "delivered_epoch": "",
         "worker": None,
         "claim_id": None,
-        "elsewhere_until": None,
         "started_at": None,
     }

@@ -126,7 +126,7 @@ def _run_while_queued(job: Job) -> None:
     attempt = 0
     while job.status == QUEUED and job.attempt > attempt:  # The same: not to be had, its queue is paused.
         attempt = job.attempt
-        if raised := executor.run_here(job):
+        if (raised := executor.run_here(job)) is not None:
             # Not raised: the caller whose commit this is has nothing to do with it.
             logger.error("Attempt %s of job %s, %s, failed.", attempt, job.pk, job.call, exc_info=raised)
 

@@ -1,7 +1,7 @@
 """The raw SQL of django_jobs, for PostgreSQL and SQLite, where the ORM has no words for it or is too slow."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -58,21 +58,31 @@ _VARYING = {
     "scheduled_for": "timestamptz",
     "queued_at": "timestamptz",
 }
+_JSON = [name for name, kind in _VARYING.items() if kind == "jsonb"]
+
+MOST_BYTES = 10_000_000  # of new jobs in one statement; PostgreSQL takes 256 MB
 
 
 def insert(jobs: Sequence[Job], alias: str, *, ignore_conflicts: bool = False) -> set[UUID]:
     """Insert new jobs in one statement and return the ids of those inserted. Queued ones are queued now.
 
-    With `ignore_conflicts` one whose unique key is held is left out, without an error.
+    With `ignore_conflicts` one whose unique key is held is left out, without an error. Jobs of more than
+    `MOST_BYTES` together take several statements.
     """
-    names = [name for name in _VARYING if name != "queued_at"]
-    told = json.dumps([{name: getattr(job, name) for name in names} for job in jobs], default=_told(alias))
+    rows = [{name: getattr(job, name) for name in _VARYING if name != "queued_at"} for job in jobs]
+    if connections[alias].vendor == "sqlite":
+        # There JSON is text, which lookups find only as the ORM writes it.
+        rows = [row | {name: json.dumps(row[name]) for name in _JSON} for row in rows]
+    encoder = json.JSONEncoder(default=_told(alias))
+    inserted = set()
     with connections[alias].cursor() as cursor:
-        cursor.execute(_insert_statement(alias, ignore_conflicts), [told])
-        inserted = {UUID(str(job_id)) for (job_id,) in cursor.fetchall()} if ignore_conflicts else None
+        for told in _documents(map(encoder.encode, rows)):
+            cursor.execute(_insert_statement(alias, ignore_conflicts), [told])
+            if ignore_conflicts:
+                inserted |= {UUID(str(job_id)) for (job_id,) in cursor.fetchall()}
     for job in jobs:
         job._state.adding, job._state.db = False, alias
-    return {job.pk for job in jobs} if inserted is None else inserted
+    return inserted if ignore_conflicts else {job.pk for job in jobs}
 
 
 def now(alias: str) -> datetime:
@@ -95,6 +105,19 @@ def claim(wanted: Sequence[tuple[UUID, int]], worker_id: UUID, claim_id: UUID) -
     ids = [_uuid(job_id, alias) for job_id, _ in wanted]
     params = [_uuid(worker_id, alias), _uuid(claim_id, alias), *ids, *_flat(wanted, alias)]
     return list(Job.objects.using(alias).raw(statement, params))
+
+
+def _documents(rows: Iterable[str]) -> Iterator[str]:
+    """The rows as JSON arrays, each of at most `MOST_BYTES` or one row. They are ASCII."""
+    together: list[str] = []
+    size = 0
+    for row in rows:
+        if together and size + len(row) > MOST_BYTES:
+            yield f"[{','.join(together)}]"
+            together, size = [], 0
+        together.append(row)
+        size += len(row)
+    yield f"[{','.join(together)}]"
 
 
 @cache

@@ -90,11 +90,15 @@ def enqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) ->
 
 def enqueue_in(delay: float | timedelta, function: Callable[..., Any] | str, /, *args: Any, **kw: Any) -> Job:
     """`enqueue` for later: not before `delay`, seconds or a `timedelta`, has passed."""
+    if delay is None:  # To an option it would mean "at once".
+        raise TypeError("enqueue_in(None, …): give seconds or a timedelta.")
     return _task_of(function).using(delay=delay, at=None).enqueue(*args, **kw)
 
 
 def enqueue_at(at: datetime, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
     """`enqueue` for later: not before the moment `at`. One that has passed means at once."""
+    if at is None:
+        raise TypeError("enqueue_at(None, …): give a datetime.")
     return _task_of(function).using(at=at, delay=None).enqueue(*args, **kwargs)
 
 
@@ -104,6 +108,10 @@ def enqueue_many(calls: Iterable[Call]) -> list[Job]:
     All or none: a call that is refused raises before anything is written, and all are written in one
     transaction. The jobs stand in the order of the calls; see `Task.enqueue` for `unique=`.
     """
+    calls = list(calls)
+    for call in calls:
+        if not isinstance(call, Call):
+            raise TypeError(f"{call!r} is no call of a task; give task.call(…) for each.")
     return enqueue_calls(calls)
 
 
@@ -128,7 +136,8 @@ def _task_of(function: Callable[..., Any] | str) -> Task[..., Any]:
         return function
     if isinstance(function, str):
         name, function = function, registry.load(function)
-        return _tasks.get(name) or Task(function, name, Options())
+        renamed = (each for each in _tasks.values() if each.function is function)
+        return _tasks.get(name) or next(renamed, None) or Task(function, name, Options())
     path = registry.path_of(function)
     registry.check_allowed(path)
     return Task(function, path, Options())

@@ -1,13 +1,13 @@
-"""Run a command with a private PostgreSQL on loopback: `python -m tests.postgres pytest`.
+"""Run a command with a private PostgreSQL: `python -m tests.postgres pytest`.
 
-The cluster lives in a temporary folder and is gone when the command ends. PostgreSQL refuses to run as
-root; root runs it as the user `postgres`.
+The cluster lives and listens in a temporary folder, which only its user may enter, and is gone when the
+command ends. PostgreSQL refuses to run as root; root runs it as the user `postgres`.
 """
 
 import os
 import pwd
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,8 +23,8 @@ def private_cluster() -> Iterator[dict[str, str]]:
     runs_as = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     folder = Path(tempfile.mkdtemp(prefix="django-jobs-postgres-"))
     shutil.chown(folder, runs_as.pw_uid, runs_as.pw_gid)
-    data, port = folder / "data", _free_port()
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    data = folder / "data"
+    options = f"-p 5432 -c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
 
     def run(program: str, *arguments: str) -> None:
         command = [_program(program), "-D", str(data), *arguments]
@@ -47,8 +47,8 @@ def private_cluster() -> Iterator[dict[str, str]]:
         try:
             yield {
                 "DATABASE": "postgresql",
-                "PGHOST": "127.0.0.1",
-                "PGPORT": str(port),
+                "PGHOST": str(folder),
+                "PGPORT": "5432",
                 "PGUSER": "postgres",
                 "DATABASE_NAME": "postgres",
             }
@@ -69,12 +69,14 @@ def _program(name: str) -> str:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Its exit code. The command ends before its database does, whatever tells this process to end."""
+    process = subprocess.Popen(command, env={**os.environ, **environment})
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the command, too.
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    return process.wait()
 
 
 if __name__ == "__main__":
-    with private_cluster() as environment:
-        sys.exit(subprocess.run(sys.argv[1:], env={**os.environ, **environment}, check=False).returncode)
+    with private_cluster() as variables:
+        sys.exit(_run(sys.argv[1:], variables))

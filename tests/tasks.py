@@ -411,6 +411,12 @@ def named_otherwise(number: int) -> int:
     return number
 
 
+@task(queue="file_processing")
+def track_up(to: int) -> None:
+    for _ in progress.track(range(to), stage="counting"):
+        pass
+
+
 def record(path: str, line: str) -> int:
     """Append a line to a file that no store knows, and count its lines."""
     with Path(path).open("a+") as file:

@@ -13,4 +13,6 @@ ROOT_URLCONF = "tests.worker_urls"
 if os.environ.get("DATABASE_POOL"):
     DATABASES["default"]["OPTIONS"] = {"pool": True}  # noqa: F405
 
-DJANGO_JOBS = {"LEASE_SECONDS": 3, "ALLOWED_TASKS": ["tests.tasks"]}
+DJANGO_JOBS = {"LEASE_SECONDS": float(os.environ.get("LEASE_SECONDS", "3")), "ALLOWED_TASKS": ["tests.tasks"]}
+if os.environ.get("PLAIN_JOBS"):
+    DJANGO_JOBS["PLAIN_JOBS"] = os.environ["PLAIN_JOBS"]

@@ -153,8 +153,9 @@ def cancel_waiting(job: Job, by: Any = None) -> None:
             raise refuse(job, "canceled", "jobs that have not ended")
         tally({(job.queue, CANCELED): 1})
         trace(job, JobEvent.Kind.CANCELED, by)
-        taken_back = partial(withdraw, Delivery.of(job), job.engine)
-        transaction.on_commit(taken_back, using=router.db_for_write(Job), robust=True)
+        delivery = Delivery.of(job)
+        alias = router.db_for_write(Job)
+        transaction.on_commit(lambda: withdraw(delivery, job.engine), using=alias, robust=True)
 
 
 @verb("cancel_job")

@@ -127,7 +127,8 @@ def leave(job: Job) -> None:
         tell = partial(withdraw, delivery, job.engine)
     else:
         return
-    transaction.on_commit(tell, using=router.db_for_write(Job), robust=True)
+    # Not the partial itself: Django 5.2 asks what it calls robustly for a __qualname__.
+    transaction.on_commit(lambda: tell(), using=router.db_for_write(Job), robust=True)
 
 
 def withdraw(delivery: Delivery, engine: str) -> None:

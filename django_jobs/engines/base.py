@@ -6,13 +6,15 @@ Time and policy are in the database: engines know nothing of retries, delays or 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Self
 from uuid import UUID
 
 from ..exceptions import UnknownQueue
 from ..models import Job
+from ..states import Status
 
 _DELIVERY_ID = re.compile(r"([0-9a-f]{32})-([0-9]{1,9})-([0-9]{1,9})")
 
@@ -47,6 +49,88 @@ def parse_delivery_id(text: str) -> tuple[UUID, int] | None:
     """The (job id, attempt) that a delivery's id asks for; None when it is not the id of a delivery."""
     match = _DELIVERY_ID.fullmatch(text)
     return (UUID(match[1]), int(match[2])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """What a server knows of one queue."""
+
+    workers: Collection[str] = ()
+    """The names of those who are registered as taking from it, ours and others."""
+    installations: Mapping[str, int] = field(default_factory=dict)
+    """{installation id: how many of its deliveries are among the oldest and the refused ones}."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server tells of itself and of its queues. None and empty mean that it does not tell."""
+
+    address: str
+    queues: Mapping[str, QueueFacts]
+    trouble: str = ""
+    """Why it was not reached: refused, no socket, permission, name, timeout, password, certificate, closed,
+    clients, loading, database, no Redis, other; empty if it was."""
+    message: str = ""
+    """What was raised then."""
+    version: str = ""
+    latency_seconds: float = 0
+    ahead_seconds: float | None = None
+    """How far its clock is ahead of this machine's."""
+    epoch: str = ""
+    namespace: str = ""
+    """What our keys begin with."""
+    suspended: bool = False
+    """True while all workers are told to take nothing."""
+    role: str = ""
+    memory_policy: str = ""
+    used_bytes: int | None = None
+    most_bytes: int | None = None
+    append_only: bool | None = None
+    disk_errors: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a job stands that other code enqueued with the engine's own library: a plain job."""
+
+    id: str
+    created_at: datetime
+    queue: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a plain job, as far as the engine tells. Times are its worker's clock."""
+
+    id: UUID | None = None
+    worker_name: str = ""
+    worker_id: UUID | None = None
+    """Our row of the worker; None for a worker that is not ours."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    outcome: str = ""
+    """An `Attempt.Outcome`; empty while it runs."""
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A plain job at one moment, without its arguments and its result. A row takes all its texts."""
+
+    engine: str
+    id: str
+    created_at: datetime
+    queue: str
+    status: Status
+    task: str
+    description: str
+    timeout_seconds: int | None
+    queued_at: datetime | None
+    scheduled_for: datetime | None = None
+    run: Run | None = None
+    error: tuple[str, str, str] = ("", "", "")
+    """Type, message and traceback of the error with which the run, or the job, ended."""
 
 
 class BaseEngine(ABC):
@@ -90,6 +174,22 @@ class BaseEngine(ABC):
     def alert(self, worker_name: str, delivery: Delivery) -> None:
         """Have a worker look at the database now: what it runs for this delivery may be void. Best effort:
         it looks every few seconds anyway."""
+
+    @abstractmethod
+    def examine(self, queues: Sequence[str]) -> ServerFacts:
+        """What the server of these queues tells, or why it tells nothing. Changes nothing, raises nothing."""
+
+    def plain_jobs(self, queues: Sequence[str]) -> Collection[Spot]:
+        """The foremost plain jobs of these queues, which one server holds: a bounded number of those that
+        wait, run, or are planned. Changes nothing."""
+        return ()
+
+    def look_up(self, queues: Mapping[str, str]) -> Mapping[str, Seen]:
+        """Plain jobs by their ids, asked for as {id: queue} of one server; without those that are gone.
+
+        Changes nothing, and reads no argument.
+        """
+        return {}
 
     def configuration_errors(self) -> list[str]:
         """What is wrong with the declared queues, a sentence each; found without asking a server."""

@@ -340,12 +340,12 @@ class Job(models.Model):
             pause = min(pause * 1.5, 0.5)
 
     def _ended_now(self) -> bool:
-        if transaction.get_connection(self._state.db).in_atomic_block:
+        self.refresh_from_db()
+        if not self.has_ended and transaction.get_connection(self._state.db).in_atomic_block:
             raise RuntimeError(
                 "job.wait() inside a transaction would wait for ever: the job is enqueued when it commits. "
                 "Call it after the atomic() block."
             )
-        self.refresh_from_db()
         return self.has_ended
 
     # The verbs import control inside: models are below it and may not import it at their top.

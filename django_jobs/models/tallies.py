@@ -38,10 +38,10 @@ def tally(changes: Mapping[tuple[str, str], int]) -> None:
 
 
 def totals(*queues: str) -> dict[tuple[str, str], int]:
-    """The number of jobs in each (queue, terminal status), of all queues if none is named."""
+    """The number of jobs in each (queue, terminal status) that has any, of all queues if none is named."""
     rows = Tally.objects.filter(queue__in=queues) if queues else Tally.objects.all()
     summed = rows.order_by().values_list("queue", "status").annotate(total=Sum("amount"))
-    return {(queue, status): total for queue, status, total in summed}
+    return {(queue, status): total for queue, status, total in summed if total}
 
 
 def fold() -> int:
@@ -52,6 +52,7 @@ def fold() -> int:
         summed: Counter[tuple[str, str]] = Counter()
         for row in rows:
             summed[row.queue, row.status] += row.amount
+        summed = Counter({key: amount for key, amount in summed.items() if amount})
         if len(rows) == len(summed):
             return 0
         deleted, _ = Tally.objects.filter(pk__in=[row.pk for row in rows]).delete()

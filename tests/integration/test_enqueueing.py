@@ -1,5 +1,6 @@
 """Enqueueing: the row, its delivery at commit, and what is refused."""
 
+import asyncio
 import json
 import time
 import zlib
@@ -8,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 import django_rq
 import pytest
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.core.exceptions import SynchronousOnlyOperation
+from django.core.handlers.base import BaseHandler
+from django.db import connection, transaction
 from django.utils import timezone
 from uuid6 import uuid7
 
-from django_jobs import Retry, enqueue, task
-from django_jobs.exceptions import TaskNotAllowed, UnknownEngine, UnknownQueue
+from django_jobs import Retry, enqueue, enqueue_at, enqueue_in, enqueue_many, relay, task
+from django_jobs.exceptions import TaskNotAllowed, TaskNotFound, UnknownEngine, UnknownQueue
 from django_jobs.models import Job
 from django_jobs.models.workers import installation_id
 from django_jobs.signals import job_enqueued
@@ -69,6 +72,45 @@ def test_a_savepoint_rolled_back_takes_only_its_own_jobs_along(valkey, queued_id
     assert queued_ids("file_processing") == [f"{kept.pk.hex}-1-0"]
 
 
+def test_nested_blocks_wait_for_the_outermost_commit(valkey, queued_ids):
+    with transaction.atomic():
+        with transaction.atomic(), transaction.atomic():
+            job = tasks.add.enqueue(1)
+        assert valkey.keys() == []
+
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-0"]
+
+
+def test_a_block_that_swallows_the_error_of_an_inner_one_keeps_its_own_jobs(queued_ids):
+    with transaction.atomic():
+        with pytest.raises(LookupError), transaction.atomic():
+            with transaction.atomic():
+                tasks.add.enqueue(1)
+            raise LookupError
+        kept = tasks.add.enqueue(2)
+
+    assert Job.objects.get() == kept
+    assert queued_ids("file_processing") == [f"{kept.pk.hex}-1-0"]
+
+
+def test_a_request_whose_view_raises_enqueues_nothing(monkeypatch, valkey, queued_ids):
+    def view(fails):
+        tasks.add.enqueue(1)
+        assert valkey.keys() == []
+        if fails:
+            raise LookupError
+
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    in_a_transaction = BaseHandler().make_view_atomic(view)
+    with pytest.raises(LookupError):
+        in_a_transaction(fails=True)
+    assert not Job.objects.exists()
+
+    in_a_transaction(fails=False)
+
+    assert queued_ids("file_processing") == [f"{Job.objects.get().pk.hex}-1-0"]
+
+
 def test_a_job_enqueued_outside_a_transaction_is_delivered_at_once(valkey, queued_ids):
     job = tasks.add.enqueue(1)
 
@@ -113,6 +155,10 @@ def test_options_are_stored(valkey):
         subject="file:42",
         tags=["import", "night"],
         meta={"source": {"name": "é", "size": 1.5}},
+        description="Imports a file",
+        keep_result_for=timedelta(hours=1.5),
+        unique="file:42",
+        at_front=True,
     ).enqueue("why")
 
     row = fresh(job)
@@ -122,6 +168,8 @@ def test_options_are_stored(valkey):
     assert row.idempotent is True
     assert (row.subject, row.tags) == ("file:42", ["import", "night"])
     assert row.meta == {"source": {"name": "é", "size": 1.5}}
+    assert (row.description, row.keep_result_seconds) == ("Imports a file", 5400)
+    assert (row.unique_key, row.at_front) == ("file:42", True)
     assert (row.attempt, row.delivery, row.losses) == (1, 0, 0)
 
 
@@ -131,6 +179,106 @@ def test_a_job_has_the_time_limit_of_its_task_of_its_queue_or_none(settings, val
     assert tasks.outlast_its_time.enqueue().timeout_seconds == 1
     assert tasks.add.enqueue(1).timeout_seconds == 300
     assert tasks.add.using(timeout=-1).enqueue(1).timeout_seconds is None
+
+
+def test_how_retries_are_spaced_is_stored(valkey):
+    retry = Retry(max=4, interval=10, backoff=2, max_interval=60, jitter=0.25)
+
+    row = fresh(tasks.fail.using(retry=retry).enqueue())
+
+    assert (row.max_attempts, row.retry_intervals, row.retry_jitter) == (5, [10, 20, 40, 60], 0.25)
+
+
+NASTY = [
+    'it\'s "quoted" \\ %s %(x)s {x} $1 ? :x -- ; /*',
+    "ä\u2028😀\u202e\x01\x7f\n\t",
+    "",
+    "null",
+    '{"a": 1}',
+    "x" * 100_000,
+]
+NUMBERS = [0, -1, 2**31, 2**63, -(2**70), 10**300, 0.1, 1 / 3, 1e-7, 5e-324, 0.1 + 0.2]
+NESTED = [None, True, False, [], {}, [[], [{}, [None]]], {"": {"%s": [None, {"'": 1}]}}]
+
+
+def as_the_orm_would(job):
+    """The row that Job.objects.create() makes of what a job in memory says."""
+    own = ("created_at", "queued_at")
+    names = [field.attname for field in Job._meta.concrete_fields if field.attname not in own]
+    values = {name: getattr(job, name) for name in names}
+    return Job.objects.create(**values | {"id": uuid7(), "unique_key": None})
+
+
+def stored(job):
+    """The columns of a row as the database has them, without those in which two jobs differ."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT * FROM {Job._meta.db_table} WHERE id = %s",
+            [Job._meta.pk.get_db_prep_value(job.pk, connection)],
+        )
+        [row] = cursor.fetchall()
+        columns = dict(zip([column[0] for column in cursor.description], row, strict=True))
+    for name in ("id", "created_at", "queued_at", "unique_key"):
+        del columns[name]
+    return columns
+
+
+@pytest.mark.parametrize("value", [*NASTY, *NUMBERS, *NESTED], ids=lambda value: repr(value)[:20])
+def test_a_row_is_what_the_orm_would_write(valkey, value):
+    job = tasks.echo.using(meta={"of": value}).enqueue(value, more=[value])
+
+    assert (fresh(job).args, fresh(job).kwargs, fresh(job).meta) == (
+        [value],
+        {"more": [value]},
+        {"of": value},
+    )
+    assert stored(job) == stored(as_the_orm_would(job))
+
+
+@pytest.mark.parametrize("text", [text[:255] for text in NASTY if text], ids=lambda text: repr(text)[:20])
+def test_texts_are_stored_as_they_are(valkey, text):
+    told = {"subject": text, "description": text, "unique": text, "tags": [text]}
+
+    row = fresh(tasks.add.using(**told).enqueue(1))
+
+    assert [row.subject, row.description, row.unique_key, *row.tags] == [text] * 4
+    assert stored(row) == stored(as_the_orm_would(row))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delay": 0.25},
+        {"at": datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)},
+        {"at": datetime(9998, 12, 31, 23, 59, 59, tzinfo=timezone.get_fixed_timezone(-720))},
+        {"keep_result_for": 0.1 + 0.2},
+        {"keep_result_for": 0, "timeout": -1},
+        {"timeout": 999_999_999, "idempotent": True, "at_front": True},
+        {"retry": Retry(max=1_000_000, interval=[0.1, 1 / 3, timedelta(microseconds=1)], jitter=1 / 3)},
+        {"tags": {"one"}},
+    ],
+    ids=repr,
+)
+def test_options_are_stored_as_the_orm_would(valkey, options):
+    job = tasks.add.using(**options).enqueue(1)
+
+    assert stored(job) == stored(as_the_orm_would(job))
+
+
+def test_rows_are_found_by_their_tags_and_arguments(valkey):
+    job = tasks.echo.using(tags=["import", "night"], meta={"a": [1, 2]}).enqueue("é", [1, 2], more=None)
+
+    assert Job.objects.get(tags=["import", "night"]) == job
+    assert Job.objects.get(args=["é", [1, 2]], kwargs={"more": None}) == job
+    assert Job.objects.get(meta={"a": [1, 2]}, meta__a=[1, 2]) == job
+
+
+def test_the_job_in_memory_is_as_its_row(valkey):
+    job = tasks.add.using(subject="file:42", delay=60).enqueue(1, right=2)
+
+    row = fresh(job)
+    for field in Job._meta.concrete_fields:
+        assert getattr(job, field.attname) == getattr(row, field.attname), field.attname
 
 
 def test_times_are_the_databases(valkey):
@@ -162,6 +310,98 @@ def test_a_job_can_be_scheduled_for_a_moment_in_any_time_zone(valkey):
     assert job.status == SCHEDULED
     assert fresh(job).scheduled_for == at
     assert valkey.keys() == []
+
+
+@pytest.mark.parametrize("delay", [300, 300.0, timedelta(minutes=5)])
+def test_enqueue_in_is_not_before_a_delay_has_passed(valkey, delay):
+    job = enqueue_in(delay, tasks.add, 1, right=2)
+
+    assert timedelta(seconds=295) < fresh(job).scheduled_for - timezone.now() <= timedelta(seconds=300)
+    assert (fresh(job).status, job.args, job.kwargs) == (SCHEDULED, [1], {"right": 2})
+    assert valkey.keys() == []
+
+
+def test_enqueue_at_is_not_before_a_moment(valkey):
+    at = timezone.now() + timedelta(hours=1)
+
+    job = enqueue_at(at, tasks.add, 1)
+
+    assert (fresh(job).status, fresh(job).scheduled_for, fresh(job).queued_at) == (SCHEDULED, at, None)
+    assert valkey.keys() == []
+
+
+def test_what_is_for_a_moment_that_has_passed_is_queued_at_once(queued_ids):
+    ago = timezone.now() - timedelta(days=1)
+
+    jobs = [enqueue_at(ago, tasks.add, 1), tasks.add.using(at=ago).enqueue(2), enqueue_in(0, tasks.add, 3)]
+
+    assert [(fresh(job).status, fresh(job).scheduled_for) for job in jobs] == [(QUEUED, None)] * 3
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-0" for job in jobs]
+
+
+def test_what_a_task_says_of_its_time_is_overridden(valkey):
+    later = tasks.add.using(delay=60)
+    at = timezone.now() + timedelta(hours=1)
+
+    assert fresh(enqueue_at(at, later, 1)).scheduled_for == at
+    assert enqueue_in(0, tasks.add.using(at=at), 1).status == QUEUED
+
+
+@pytest.mark.parametrize(
+    ("way", "error", "problem"),
+    [
+        (lambda: enqueue_in(-1, tasks.add, 1), ValueError, "delay=-1: from 0 seconds"),
+        (lambda: enqueue_in(timedelta(days=-1), tasks.add, 1), ValueError, "delay=.*: from 0 seconds"),
+        (lambda: enqueue_in(tasks.add, 5), TypeError, "5 is a int, not a function"),
+        (lambda: enqueue_in(None, tasks.add, 1), TypeError, "None.*give seconds or a timedelta"),
+        (lambda: enqueue_at(datetime(2100, 1, 1), tasks.add, 1), ValueError, "has no time zone"),  # noqa: DTZ001
+        (lambda: enqueue_at(5, tasks.add, 1), TypeError, "at=5 is of type int; give a datetime"),
+        (lambda: enqueue_at(None, tasks.add, 1), TypeError, "None.*give a datetime"),
+    ],
+)
+def test_a_time_that_cannot_be_meant_is_refused(valkey, way, error, problem):
+    with pytest.raises(error, match=problem):
+        way()
+
+    assert not Job.objects.exists()
+
+
+def test_a_function_may_have_an_argument_of_any_name(valkey):
+    job = enqueue_in(60, tasks.echo, delay=1, function="f", at="x")
+
+    assert job.kwargs == {"delay": 1, "function": "f", "at": "x"}
+
+
+def test_a_delay_counts_by_the_databases_clock(valkey, monkeypatch):
+    monkeypatch.setattr(timezone, "now", lambda: datetime(2000, 1, 1, tzinfo=UTC))  # This machine's is wrong.
+
+    job = tasks.add.using(delay=60).enqueue(1)
+
+    monkeypatch.undo()
+    assert timedelta(seconds=55) < job.scheduled_for - timezone.now() <= timedelta(seconds=60)
+
+
+def test_at_front_goes_before_what_waits_and_stays_so_after_the_server_was_emptied(valkey, queued_ids):
+    first, second = tasks.add.enqueue(1), tasks.add.enqueue(2)
+    urgent = tasks.add.using(at_front=True).enqueue(3)
+    most_urgent = tasks.add.using(at_front=True).enqueue(4)
+    order = [f"{job.pk.hex}-1-0" for job in (most_urgent, urgent, first, second)]
+    assert queued_ids("file_processing") == order
+
+    valkey.flushall()
+    relay.run_once()
+
+    assert queued_ids("file_processing") == order
+
+
+def test_a_delayed_job_at_front_goes_to_the_front_when_it_is_due(queued_ids):
+    urgent = tasks.add.using(at_front=True, delay=60).enqueue(1)
+    waiting = tasks.add.enqueue(2)
+    Job.objects.filter(pk=urgent.pk).update(scheduled_for=timezone.now() - timedelta(seconds=1))
+
+    relay.run_once()
+
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-0" for job in (urgent, waiting)]
 
 
 def test_arguments_come_back_as_they_were(valkey):
@@ -201,6 +441,47 @@ def test_a_model_instance_as_argument_is_refused_by_its_class(valkey):
         TypeError, match=r'Argument "left" of tests\.tasks\.add is a value of type User, .* give an id'
     ):
         tasks.add.enqueue(User.objects.create_user("ada"))
+
+
+def test_arguments_may_be_as_large_as_allowed_and_no_larger(settings, valkey):
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "MAX_ARGUMENTS_BYTES": len('[["é"], {}]'.encode())}
+
+    tasks.add.enqueue("é")
+    with pytest.raises(
+        ValueError,
+        match=r"The arguments of tests\.tasks\.add are 13 bytes of JSON; at most 12 are stored\. "
+        r'Store them elsewhere .* raise DJANGO_JOBS\["MAX_ARGUMENTS_BYTES"\]',
+    ):
+        tasks.add.enqueue("éx")
+
+    assert Job.objects.count() == 1
+
+
+def test_arguments_of_a_million_bytes_are_refused_unless_allowed(valkey):
+    tasks.add.enqueue("x" * 999_000)
+
+    with pytest.raises(ValueError, match="at most 1,000,000 are stored"):
+        tasks.add.enqueue(["x" * 999_000, "y" * 1000])
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda: tasks.add.enqueue(1),
+        lambda: tasks.add.using(delay=1).enqueue(1),
+        lambda: tasks.add.using(unique="a").enqueue(1),
+        lambda: enqueue(tasks.add, 1),
+        lambda: enqueue_many(tasks.add.call(number) for number in range(2)),
+    ],
+)
+def test_enqueueing_inside_an_event_loop_tells_what_to_await(valkey, way):
+    async def view():
+        way()
+
+    with pytest.raises(SynchronousOnlyOperation, match=r"`await task\.aenqueue\(…\)`"):
+        asyncio.run(view())
+
+    assert not Job.objects.exists()
 
 
 @pytest.mark.parametrize("arguments", [((), {}), ((1, 2, 3), {}), ((1,), {"wrong": 1})])
@@ -243,6 +524,34 @@ def test_enqueue_of_a_task_is_what_the_task_says(valkey):
 
     assert (job.queue, job.max_attempts) == ("file_processing", 3)
     assert (job.args, job.kwargs) == (["path"], {"successes_from": 2})
+
+
+def test_a_task_is_enqueued_by_its_name_with_its_own_options(valkey):
+    job = enqueue("tests.tasks.fail_until", "path", successes_from=2)
+
+    assert (job.task, job.queue, job.max_attempts) == ("tests.tasks.fail_until", "file_processing", 3)
+
+
+def test_a_task_is_enqueued_by_the_name_it_was_given_and_by_its_path(valkey):
+    jobs = [enqueue(name, 1) for name in (tasks.named_otherwise.name, "tests.tasks.named_otherwise")]
+
+    assert [(job.task, job.queue) for job in jobs] == [
+        ("tests.tasks.name_before_it_was_changed", "file_processing")
+    ] * 2
+
+
+def test_an_undeclared_function_is_enqueued_by_its_name(default_queue):
+    job = enqueue("tests.tasks.undeclared", 7)
+
+    assert (job.task, job.queue) == ("tests.tasks.undeclared", "default")
+
+
+@pytest.mark.parametrize("way", [enqueue, lambda name: enqueue_in(1, name)])
+def test_the_name_of_no_task_is_refused_with_the_one_that_was_meant(valkey, way):
+    with pytest.raises(TaskNotFound, match=r'Did you mean "tests\.tasks\.return_a_set"\?'):
+        way("tests.tasks.return_a_sett")
+
+    assert not Job.objects.exists()
 
 
 def test_options_of_an_undeclared_function_are_given_through_task(valkey, forget_declared):

@@ -1,14 +1,16 @@
 """Progress: what a running job tells, seen while it runs."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
+from django.db.backends.signals import connection_created
 
 from django_jobs import executor, progress
 from django_jobs.models import Job
-from django_jobs.reporter import Reporter
+from django_jobs.reporter import FLUSH_INTERVAL_SECONDS, Reporter
 from django_jobs.states import FAILED, FINISHED, QUEUED, STARTED
 from tests.conftest import claim, execute, fresh, no_time_limit, wait_until
 
@@ -116,24 +118,85 @@ def test_progress_of_a_superseded_attempt_is_not_written(job_factory):
     reporter = Reporter(claim(job))
     Job.objects.filter(pk=job.pk).update(attempt=2)
 
-    reporter._percent = 50
+    reporter._stages.update(50, None, None)
     reporter._write()
 
     assert fresh(job).progress == 0
 
 
-def test_telling_often_writes_seldom(job_factory, monkeypatch):
-    started = claim(job_factory(task="tests.tasks.count_up", args=[10_000]))
-    writes = []
-    write = Reporter._write
+def test_progress_of_the_attempt_that_is_held_is_written(job_factory):
+    job = job_factory()
+    reporter = Reporter(claim(job))
 
-    def count(reporter):
-        writes.append(1)
-        write(reporter)
+    reporter._stages.update(50, "half", None)
+    reporter._write()
 
-    monkeypatch.setattr(Reporter, "_write", count)
+    assert told(job) == (50, "", "half")
+
+
+@pytest.fixture
+def updates():
+    """The UPDATEs of every connection, those of other threads too."""
+    statements = []
+
+    def note(execute, sql, params, many, context):
+        if sql.startswith("UPDATE"):
+            statements.append(sql)
+        return execute(sql, params, many, context)
+
+    def watch(connection, **kwargs):
+        connection.execute_wrappers.append(note)
+
+    connection_created.connect(watch)
+    yield statements
+    connection_created.disconnect(watch)
+
+
+@pytest.mark.parametrize("task", ["count_up", "track_up"])
+def test_telling_10_000_times_costs_few_updates(job_factory, updates, task):
+    started = claim(job_factory(task=f"tests.tasks.{task}", args=[10_000]))
+    began = time.monotonic()
+
     outcome, raised = executor.run(started, no_time_limit)
 
     assert raised is None
     assert outcome.progress["stages"] == {"counting": {"status": "completed", "progress": 100}}
-    assert len(writes) <= 10
+    assert 1 <= len(updates) <= 2 + (time.monotonic() - began) / FLUSH_INTERVAL_SECONDS
+
+
+def test_a_job_that_is_done_at_once_is_not_held_up_by_its_progress(job_factory):
+    job = claim(job_factory(task="tests.tasks.track_up", args=[1]))
+    began = time.monotonic()
+
+    executor.run(job, no_time_limit)
+
+    assert time.monotonic() - began < FLUSH_INTERVAL_SECONDS
+
+
+def test_a_job_that_tells_nothing_writes_nothing(job_factory, updates):
+    executor.run(claim(job_factory(args=[1])), no_time_limit)
+
+    assert [each for each in updates if "progress" in each] == []
+
+
+def test_what_is_told_while_a_write_fails_is_written_by_the_next(job_factory, monkeypatch):
+    started = claim(job_factory())
+    reporter = Reporter(started)
+    failures = iter([OperationalError("away")])
+    fields = reporter.fields
+
+    def fail_once():
+        for failure in failures:
+            raise failure
+        return fields()
+
+    monkeypatch.setattr(reporter, "fields", fail_once)
+    with reporter.recording():
+        progress.update(40)
+        wait_until(lambda: fresh(started).progress == 40)
+
+
+def test_a_report_carries_what_was_told_last(job_factory):
+    job = execute(job_factory(task="tests.tasks.track_up", args=[3]))
+
+    assert (job.progress, job.stages) == (100, {"counting": {"status": "completed", "progress": 100}})

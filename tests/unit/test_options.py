@@ -39,6 +39,22 @@ from tests import tasks
         ({"tags": ["a\0"]}, TypeError, "tags= contains"),
         ({"meta": [1]}, TypeError, r"meta=\[1\] is of type list; give a dict"),
         ({"meta": {"a": {1}}}, TypeError, r"meta= contains at \['a'\] a value of type set"),
+        ({"meta": {1: 2}}, TypeError, "meta= is a dict with the key 1"),
+        ({"tags": [""]}, TypeError, "tags= holds ''; a tag is a word"),
+        ({"at_front": 1}, TypeError, "at_front=1 is of type int; give True or False"),
+        ({"unique": 42}, TypeError, "unique=42 is of type int; give text"),
+        ({"unique": ""}, ValueError, 'unique="" is no key; give one such as "file:42", or None'),
+        ({"unique": "x" * 256}, ValueError, "unique= has at most 255 characters"),
+        ({"unique": "\ud800"}, ValueError, "unique= has at most 255 characters"),
+        ({"description": None}, TypeError, "description=None is of type NoneType; give text"),
+        ({"description": "x" * 256}, ValueError, "description= has at most 255 characters"),
+        ({"keep_result_for": -1}, ValueError, "keep_result_for=-1: from 0 seconds"),
+        ({"keep_result_for": float("nan")}, ValueError, "keep_result_for=nan: from 0 seconds"),
+        ({"keep_result_for": timedelta(days=99_999)}, ValueError, "keep_result_for=.*: from 0 seconds"),
+        ({"keep_result_for": "1h"}, TypeError, "keep_result_for='1h' is of type str; give seconds"),
+        ({"database": "othr"}, ValueError, 'Unknown database "othr"; did you mean "other"\\?'),
+        ({"database": "x"}, ValueError, 'Unknown database "x"; known are: default, other, third'),
+        ({"database": 1}, TypeError, "database=1 is of type int; give the alias of a database"),
         ({"owner": AnonymousUser()}, TypeError, "owner=.* is no saved user"),
         ({"owner": User(username="ada")}, TypeError, "owner=.* is no saved user"),
     ],
@@ -72,6 +88,13 @@ def test_an_unknown_option_like_no_other_is_refused_with_all_there_are():
         {"retry": Retry(max=0)},
         {"tags": {"a", "b"}},
         {"subject": "x" * 255},
+        {"unique": "x" * 255, "description": "x" * 255},
+        {"unique": None},
+        {"at_front": True},
+        {"keep_result_for": 0},
+        {"keep_result_for": timedelta(milliseconds=1)},
+        {"database": "other"},
+        {"meta": {"a": [None, {"b": 1.5}]}},
     ],
 )
 def test_everything_else_is_taken(options):
@@ -85,3 +108,22 @@ def test_a_task_looks_like_its_function():
 
 def test_a_task_without_parentheses_has_the_default_options(forget_declared):
     assert task(tasks.undeclared).options == Options()
+
+
+def test_options_given_one_after_the_other_are_checked_together():
+    with pytest.raises(ValueError, match="both say when"):
+        tasks.add.using(delay=1).using(at=datetime(2030, 1, 1, tzinfo=UTC))
+
+
+def test_a_task_is_declared_with_options_and_used_with_others(forget_declared):
+    declared = task(queue="vectorization", tags=["a"])(tasks.undeclared)
+
+    used = declared.using(tags=["b"], at_front=True)
+
+    assert (declared.options.queue, declared.options.tags, declared.options.at_front) == (
+        "vectorization",
+        ["a"],
+        False,
+    )
+    assert (used.options.queue, used.options.tags, used.options.at_front) == ("vectorization", ["b"], True)
+    assert (used.name, used.function) == (declared.name, declared.function)

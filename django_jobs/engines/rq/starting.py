@@ -22,6 +22,7 @@ from ..base import parse_delivery_id
 from . import trampoline
 from .connections import impatient_client, masked_url
 from .engine import TRAMPOLINE, RQEngine
+from .observing import InertMixin, refuses_plain
 from .robust import LONGEST_BLOCK_SECONDS
 from .worker import JobsWorker
 
@@ -40,7 +41,8 @@ def make_worker(
     _wait_for_server(names[0])
     _wait_for_database()
     chosen = get_job_class(options.pop("job_class", None))
-    job_class = type(chosen.__name__, (DeliveryMixin, chosen), {"__module__": __name__})
+    mixins = (InertMixin, DeliveryMixin) if refuses_plain() else (DeliveryMixin,)
+    job_class = type(chosen.__name__, (*mixins, chosen), {"__module__": __name__})
     if name := options.pop("name", None):
         _free_name(name, impatient_client(names[0]))
     queues = get_queues(*names, job_class=job_class, queue_class=options.pop("queue_class", None))

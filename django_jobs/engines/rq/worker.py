@@ -21,7 +21,7 @@ from ...outcomes import lose
 from ...processes import KeptProcess, die_with_parent, disconnect_databases
 from ..base import parse_delivery_id
 from . import trampoline
-from .robust import RobustWorker
+from .observing import ObservingWorker
 
 OVERTIME_SECONDS = 10
 """How long after its time limit a job that does not heed it, say in C code, is killed."""
@@ -46,8 +46,8 @@ class Held:
         return own.exclude(worker_name="").exists()
 
 
-class JobsWorker(RobustWorker):
-    """Plain jobs of RQ run as in RQ; deliveries of ours are claimed and reported by the child.
+class JobsWorker(ObservingWorker):
+    """Plain jobs of RQ run as in RQ, and are observed; deliveries are claimed and reported by the child.
 
     `run_maintainer` is what runs in a process beside it, called with the worker's pid; None for nothing.
     """
@@ -58,7 +58,6 @@ class JobsWorker(RobustWorker):
         super().__init__(*args, **kwargs)
         self._held: Held | None = None
         self._held_was_claimed = False
-        self._ending = ""
         self._deadline = trampoline.SharedDeadline()
         self._own_pid = os.getpid()
         self._maintainer: KeptProcess | None = None
@@ -69,6 +68,7 @@ class JobsWorker(RobustWorker):
             on_cancel=self._stop_held_job,
             on_renewal=self._look_after_child,
         )
+        self.worker_id, self.fork_lock = self._signs.worker.pk, self._signs.lock
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         if self.run_maintainer:
@@ -197,7 +197,11 @@ class JobsWorker(RobustWorker):
         if held := self._held:
             orphans = orphans.exclude(claim_id=held.claim_id)
         for job in orphans:
-            lose(job, f"Worker {self.name}: {self._ending or 'its process ended without a report'}.")
+            if not job.observed_id:
+                lose(job, f"Worker {self.name}: {self._ending or 'its process ended without a report'}.")
+            elif job.claim_id not in [UUID(execution_id) for execution_id in list(self.executions)]:
+                # Its end was not recorded. RQ knows how it ended; the observer follows what nobody holds.
+                Job.objects.started().filter(pk=job.pk, claim_id=job.claim_id).update(worker=None)
 
     def _end_orphans_now(self) -> None:
         with self._signs.lock:

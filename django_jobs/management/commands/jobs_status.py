@@ -1,67 +1,78 @@
-"""`manage.py jobs_status [--json]`: queues and workers at a glance."""
+"""`manage.py jobs_status [--watch [SECONDS]]`: queues and workers at a glance."""
 
-import json
+import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand
-from django.core.serializers.json import DjangoJSONEncoder
+from django.core.management.base import CommandError
+from django.db import Error, connections
+from django.utils.timezone import now
 
 from ... import monitor
+from ...monitor import QueueFigures, WorkerFigures
+from ..terminal import Part, TerminalCommand, as_json, moment, queue_table, worker_table
 
 _COUNTS = ("queued", "scheduled", "deferred", "started", "failed", "undelivered", "workers")
+_LONGEST_WAIT_SECONDS = 86_400
 
 
-class Command(BaseCommand):
+class Command(TerminalCommand):
     help = "Show the queues with their jobs, and the workers."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="Print JSON for programs.")
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--watch",
+            type=float,
+            nargs="?",
+            const=2,
+            metavar="SECONDS",
+            help="Show it anew every so many seconds, 2 by default, until Ctrl-C.",
+        )
 
     def handle(self, **options: Any) -> None:
+        if (seconds := options["watch"]) is not None:
+            self._watch(seconds, json=options["json"])
+            return
         queues, workers = monitor.queues(), monitor.workers()
         if options["json"]:
-            told = {
-                "queues": [asdict(queue) for queue in queues],
-                "workers": [asdict(each) for each in workers],
-            }
-            self.stdout.write(json.dumps(told, cls=DjangoJSONEncoder, indent=2))
+            self.show_json(_told(queues, workers))
             return
-        rows = [[_name(queue), *(_number(getattr(queue, count)) for count in _COUNTS)] for queue in queues]
-        self._table(["queue", *_COUNTS], rows)
-        self.stdout.write("")
-        self._table(
-            ["worker", "state", "queues", "pid", "last seen"],
-            [
-                [
-                    worker.name,
-                    worker.state if worker.alive else "silent",
-                    ", ".join(worker.queues),
-                    str(worker.pid),
-                    f"{worker.seen_at:%Y-%m-%d %H:%M:%S %Z}",
-                ]
-                for worker in workers
-            ],
-        )
-        if not workers:
-            self.stdout.write("No worker runs; start one with: manage.py rqworker")
-        for error in dict.fromkeys(queue.error for queue in queues if queue.error):
+        self.show(*_tables(queues, workers))
+        for error in _errors(queues):
             self.stderr.write(error)
 
-    def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        for row in (head, *rows):
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            self.stdout.write("  ".join(cells).rstrip())
+    def _watch(self, seconds: float, *, json: bool) -> None:
+        if not 0.1 <= seconds <= _LONGEST_WAIT_SECONDS:
+            raise CommandError(f"--watch is {seconds:g}; allowed are 0.1 to {_LONGEST_WAIT_SECONDS} seconds.")
+        with suppress(KeyboardInterrupt), self.redrawn() as redraw:
+            while True:
+                redraw(*_block(json=json))
+                time.sleep(seconds)
 
 
-def _name(queue: monitor.QueueFigures) -> str:
-    return f"{queue.name} (paused)" if queue.paused else queue.name
+def _block(*, json: bool) -> Sequence[Part]:
+    try:
+        queues, workers = monitor.queues(), monitor.workers()
+    except Error as error:  # Go on watching while the database is away.
+        connections.close_all()
+        problem = f"The database does not answer: {error}"
+        return [as_json({"error": problem})] if json else [moment(now()), problem, ""]
+    if json:
+        return [as_json(_told(queues, workers))]
+    return [moment(now()), *_tables(queues, workers), *_errors(queues), ""]
 
 
-def _number(count: int | None) -> str:
-    if count is None:
-        return "?"
-    return f"{count}+" if count >= monitor.MOST_COUNTED else str(count)
+def _told(queues: Iterable[QueueFigures], workers: Iterable[WorkerFigures]) -> dict[str, Any]:
+    return {"queues": [asdict(each) for each in queues], "workers": [asdict(each) for each in workers]}
+
+
+def _tables(queues: Sequence[QueueFigures], workers: Sequence[WorkerFigures]) -> Sequence[Part]:
+    return [queue_table(queues, *_COUNTS), "", worker_table(workers)]
+
+
+def _errors(queues: Iterable[QueueFigures]) -> Sequence[str]:
+    return list(dict.fromkeys(queue.error for queue in queues if queue.error))

@@ -1,63 +1,55 @@
-"""`manage.py requeue_failed ID… | --queue NAME | --all`: run failed jobs once more."""
+"""`manage.py requeue_failed ID… | filters | --all`: run failed jobs once more."""
 
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
-from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError
+from django.db.models import QuerySet
 
-from ... import control
-from ...engines import all_engines
-from ...exceptions import JobsError, UnknownQueue
-from ...models import Job, get_job
+from ... import control, monitor
+from ...exceptions import JobsError
+from ...models import Job
 from ...states import FAILED
+from ..selection import add_choice, check_choice, count, selected, steer_named, steer_selected
+from ..terminal import TerminalCommand, bounded, counted, job_table
+
+_MOST_SHOWN = 20
+_WORDS = {"noun": "failed job", "verbed": "requeued"}
 
 
-class Command(BaseCommand):
-    help = "Requeue failed jobs: those with the given ids, those of a queue, or all."
+class Command(TerminalCommand):
+    help = "Requeue failed jobs: those with the given ids, those that filters let through, or all."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("ids", nargs="*", metavar="ID", help="Ids of failed jobs.")
-        which = parser.add_mutually_exclusive_group()
-        which.add_argument("--queue", help="All failed jobs of this queue.")
-        which.add_argument("--all", action="store_true", help="All failed jobs of all queues.")
+        super().add_arguments(parser)
+        add_choice(parser)
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Requeue nothing; show which would be requeued."
+        )
 
     def handle(self, **options: Any) -> None:
-        if bool(options["ids"]) == bool(options["queue"] or options["all"]):
-            raise CommandError("Say which jobs: ids, or --queue NAME, or --all.")
+        check_choice(options, "dry_run")
         if options["ids"]:
-            self._requeue(options["ids"], named=True)
+            steer_named(self, options["ids"], _requeue, **_WORDS)
             return
-        failed = Job.objects.failed().order_by("id")
-        if options["queue"]:
-            _check_queue(options["queue"])
-            failed = failed.on_queue(options["queue"])
-        self._requeue(failed.values_list("pk", flat=True).iterator(chunk_size=500), named=False)
-
-    def _requeue(self, ids: Iterable[str | UUID], *, named: bool) -> None:
-        done, problems = 0, []
-        for job_id in ids:
-            try:
-                job = get_job(job_id)  # As it is now: somebody else may have requeued it meanwhile.
-                if job.status != FAILED:
-                    raise JobsError(f"Job {job.pk} is {job.status}, not failed.")
-                control.requeue(job)
-                done += 1
-            except JobsError as error:
-                problems.append(str(error))
-        self.stdout.write(f"{done} failed {'job' if done == 1 else 'jobs'} requeued.")
-        if problems and named:  # Of all failed jobs, some may rightly not be failed any more.
-            raise CommandError("\n".join(problems))
-
-
-def _check_queue(name: str) -> None:
-    problems = []
-    for engine in all_engines():
-        try:
-            engine.check_queue(name)
-        except UnknownQueue as error:
-            problems.append(error)
+        failed = selected(options, FAILED)
+        if options["dry_run"]:
+            self._show(failed, options["limit"])
         else:
+            steer_selected(self, failed, control.requeue, options["limit"], **_WORDS)
+
+    def _show(self, failed: QuerySet[Job], limit: int | None) -> None:
+        would_be = count(failed, limit)
+        jobs = monitor.lines(failed.order_by("id")[: min(would_be, _MOST_SHOWN)])
+        if self.wants_json:
+            self.show_json({"would_requeue": would_be, "jobs": [asdict(job) for job in jobs]})
             return
-    raise CommandError(str(problems[0]))
+        if jobs:
+            self.show(job_table(jobs))
+        self.show(f"{counted(bounded(would_be), 'failed job')} would be requeued.")
+
+
+def _requeue(job: Job) -> None:
+    if job.status != FAILED:
+        raise JobsError(f"Job {job.pk} is {job.status}, not failed; only failed jobs are requeued here.")
+    control.requeue(job)

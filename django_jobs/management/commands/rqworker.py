@@ -2,17 +2,33 @@
 
 import logging
 import os
+import sys
+import traceback
 from argparse import ArgumentParser
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
+from django.conf import settings as django_settings
 from django.core.management.base import CommandError
+from django.db import connections, router
+from django.utils.module_loading import module_has_submodule
 from django_rq.management.commands.rqworker import Command as RQWorkerCommand
 
-from ... import maintainer, relay
+from ... import logs, maintainer, observer, registry, relay
+from ...conf import settings
+from ...engines import get_engine
 from ...engines.rq.starting import make_worker
 from ...environment import prepare_default_server
 from ...exceptions import UnknownQueue
+from ...models import Job
+from ...processes import die_with_parent
+from ...reloading import RELOADER, run_reloading
+from ...retention import Rules
+
+logger = logging.getLogger(__name__)
 
 _LEVELS = {0: "WARNING", 1: "INFO"}
 
@@ -25,7 +41,17 @@ class Command(RQWorkerCommand):
         parser.add_argument(
             "--no-maintainer",
             action="store_true",
-            help="Do not run relay and reconciler beside this worker; another one must.",
+            help="Do not run relay, reconciler and retention beside this worker; another one must.",
+        )
+        parser.add_argument(
+            "--log-file",
+            metavar="PATH",
+            help='Also write the log to this file. Defaults to DJANGO_JOBS["LOG_FILE"].',
+        )
+        parser.add_argument(
+            "--reload",
+            action="store_true",
+            help="Start anew when a Python file changes, after the job that runs. For development.",
         )
 
     def handle(self, *queues: str, **options: Any) -> None:
@@ -34,9 +60,10 @@ class Command(RQWorkerCommand):
                 "--worker-class is not for this command, whose worker keeps the database's record."
             )
         level = _LEVELS.get(options["verbosity"], "DEBUG")
-        if not logging.getLogger().hasHandlers():
-            # A project that configures no logging sees what its jobs log all the same.
-            logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if options["reload"]:
+            self._reload()
+        _prepare_logging(level, options["log_file"] or settings.LOG_FILE)
+        _discover_tasks()
         if options["pid"]:
             Path(options["pid"]).expanduser().write_text(str(os.getpid()))
         if notice := prepare_default_server():
@@ -56,6 +83,8 @@ class Command(RQWorkerCommand):
             )
         except (UnknownQueue, ValueError) as error:
             raise CommandError(str(error)) from error
+        worker.observe = observer.record
+        logger.info("%s", _introduction(worker.name, worker.queue_names()))
         worker.work(
             burst=options["burst"],
             with_scheduler=options["with_scheduler"],
@@ -63,3 +92,73 @@ class Command(RQWorkerCommand):
             max_jobs=options["max_jobs"],
             max_idle_time=options["max_idle_time"],
         )
+
+    def _reload(self) -> None:
+        """Return in the process that is to work; the one that was started by hand watches until its end."""
+        if not django_settings.DEBUG:
+            raise CommandError("--reload is for development, but DEBUG is False; leave it out.")
+        if watching := os.environ.pop(RELOADER, ""):
+            die_with_parent(int(watching))
+            return
+        with suppress(Exception):  # The child tells. What could be imported is watched.
+            registry.discover()
+        sys.exit(run_reloading(self.stderr.write))
+
+
+def _prepare_logging(level: str, path: str | os.PathLike[str] | None) -> None:
+    logs.install()
+    root, handlers = logging.getLogger(), list[logging.Handler]()
+    if not root.hasHandlers():
+        # A project that configures no logging sees what its jobs log all the same.
+        root.setLevel(level)
+        handlers.append(logging.StreamHandler())
+    if path:
+        try:
+            handlers.append(logs.LogFile(path))
+        except OSError as error:
+            raise CommandError(
+                f"The log file {path} cannot be written: {error.strerror}. Name another one with --log-file "
+                'or DJANGO_JOBS["LOG_FILE"].'
+            ) from error
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(logs.LINE))
+        handler.addFilter(logs.JobFilter())
+        root.addHandler(handler)
+    ours = logging.getLogger("django_jobs")
+    if ours.level == logging.NOTSET:
+        ours.setLevel(level)
+
+
+def _discover_tasks() -> None:
+    """Import all tasks once, before the first fork, rather than in every child."""
+    try:
+        registry.discover()
+    except Exception as error:
+        apps_with_tasks = [app for app in apps.get_app_configs() if module_has_submodule(app.module, "tasks")]
+        names = [f"{app.name}.tasks" for app in apps_with_tasks]
+        broken = next((name for name in names if name not in sys.modules), "the tasks")
+        raise CommandError(
+            f"{broken} cannot be imported: {type(error).__name__}: {error} ({_place(error)})."
+        ) from error
+
+
+def _place(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    *_, frame = (
+        each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith("<")
+    )
+    return f"{frame.filename}, line {frame.lineno}"
+
+
+def _introduction(name: str, queues: Collection[str]) -> str:
+    """Who works, on what, with which stores, and how long is kept what was done, in one line."""
+    servers = get_engine("rq").servers().items()
+    server = next(server for server, declared in servers if set(queues) & set(declared))
+    database = connections[router.db_for_write(Job)]
+    told = database.settings_dict
+    where = f"{told['NAME']} on {told['HOST']}" if told["HOST"] else told["NAME"]
+    return (
+        f"Worker {name} works on {', '.join(queues)}; server: {server}; database: {database.display_name} "
+        f"{where}; {Rules.of_settings()}."
+    )

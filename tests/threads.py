@@ -1,0 +1,39 @@
+"""Several things at once, for races on real connections."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connection, connections
+
+
+def at_once(*functions: Callable[[], Any]) -> list[Any]:
+    """What each returned, or the error it raised, when they ran in threads that started together."""
+    barrier = threading.Barrier(len(functions))
+    answers: list[Any] = [TimeoutError("still running")] * len(functions)
+
+    def run(position: int) -> None:
+        try:
+            barrier.wait(10)
+            answers[position] = functions[position]()
+        except Exception as error:
+            answers[position] = error
+        finally:
+            connections.close_all()
+
+    threads = [
+        threading.Thread(target=run, args=[position], daemon=True) for position in range(len(functions))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return answers
+
+
+def waits_for_lock() -> bool:
+    """Whether somebody waits for a lock that another transaction holds, on PostgreSQL."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+        (waits,) = cursor.fetchone()
+    return waits
