@@ -1,10 +1,11 @@
-"""Run all tests on an old and a new Python and Django, each on PostgreSQL and on SQLite.
+"""Run the tests on an old and a new Python and Django, each on PostgreSQL and on SQLite.
 
 `make test` starts it, with pytest's arguments if there are any, in the project's environment. That serves for
 its own Python; the environment of the other one is made inside it. A Python that is not installed is left
 out, which the last line says and REQUIRE_ALL_CELLS=1 makes an error.
 
-Without arguments it measures the coverage too, in the cells of the newer Python, where that costs least.
+Without arguments all tests run on the old ones with PostgreSQL and on the new ones with SQLite, and those of
+the core on the other two pairs; the coverage is measured with the new Python, where that costs least.
 """
 
 import os
@@ -20,6 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
 CELLS_AT_ONCE = 2  # For two cores: the tests wait as much as they compute.
+CORE = [
+    "tests/acceptance/test_running.py",
+    *(f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")),
+]
 
 
 def main(arguments: list[str]) -> int:
@@ -29,10 +34,13 @@ def main(arguments: list[str]) -> int:
     measured = None if arguments else pythons[-1]
     with tempfile.TemporaryDirectory(prefix="django-jobs-tests-", ignore_cleanup_errors=True) as folder:
         os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
+        old, new = pythons[0], pythons[-1]
+        chosen = [(old, "postgresql", arguments), (new, "sqlite", arguments)]  # The longest first.
+        if old != new:
+            chosen += [(new, "postgresql", arguments or CORE), (old, "sqlite", arguments or CORE)]
         cells = [
-            partial(test, python, database, arguments, measured=python == measured, folder=Path(folder))
-            for database in ("postgresql", "sqlite")  # The slower one first.
-            for python in pythons
+            partial(test, python, database, tests, measured=python == measured, folder=Path(folder))
+            for python, database, tests in chosen
         ]
         with ThreadPoolExecutor(CELLS_AT_ONCE) as pool:
             verdicts = dict(pool.map(lambda cell: cell(), cells))

@@ -113,9 +113,9 @@ class Retention:
         """Clear the results that were kept as long as `keep_result_for` said; how many. The rows stay."""
         deadline = time.monotonic() + LONGEST_PASS_SECONDS
         cleared = 0
-        for page in self._results.pages(Job.objects.all(), Now()):
-            cleared += _unchanged("result_expires_at", page).filter(result__isnull=False).update(result=None)
-            self._results.pass_by(page)
+        for page in self._results.pages(Job.objects.filter(result__isnull=False), Now()):
+            cleared += _unchanged("result_expires_at", page).update(result=None)
+            self._results.pass_by(page, gone={job.pk for job in page})
             if time.monotonic() > deadline:
                 break
         return cleared

@@ -85,21 +85,21 @@ def enqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) ->
     `task(function).using(…)`. Raises `TaskNotAllowed` for a function that is no task and belongs neither to
     an installed app nor to the project.
     """
-    return _task_of(function).enqueue(*args, **kwargs)
+    return task_of(function).enqueue(*args, **kwargs)
 
 
 def enqueue_in(delay: float | timedelta, function: Callable[..., Any] | str, /, *args: Any, **kw: Any) -> Job:
     """`enqueue` for later: not before `delay`, seconds or a `timedelta`, has passed."""
     if delay is None:  # To an option it would mean "at once".
         raise TypeError("enqueue_in(None, …): give seconds or a timedelta.")
-    return _task_of(function).using(delay=delay, at=None).enqueue(*args, **kw)
+    return task_of(function).using(delay=delay, at=None).enqueue(*args, **kw)
 
 
 def enqueue_at(at: datetime, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
     """`enqueue` for later: not before the moment `at`. One that has passed means at once."""
     if at is None:
         raise TypeError("enqueue_at(None, …): give a datetime.")
-    return _task_of(function).using(at=at, delay=None).enqueue(*args, **kwargs)
+    return task_of(function).using(at=at, delay=None).enqueue(*args, **kwargs)
 
 
 def enqueue_many(calls: Iterable[Call]) -> list[Job]:
@@ -131,7 +131,7 @@ def _declare(function: Callable[P, R], name: str | None, options: Options) -> Ta
     return declared
 
 
-def _task_of(function: Callable[..., Any] | str) -> Task[..., Any]:
+def task_of(function: Callable[..., Any] | str) -> Task[..., Any]:
     if isinstance(function, Task):
         return function
     if isinstance(function, str):

@@ -417,6 +417,14 @@ def track_up(to: int) -> None:
         pass
 
 
+@task(queue="file_processing")
+def hold_deaf(path: str, release: str) -> str:
+    """Hold, and heed no signal that a process may ignore."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    return hold(path, release)
+
+
 def record(path: str, line: str) -> int:
     """Append a line to a file that no store knows, and count its lines."""
     with Path(path).open("a+") as file:

@@ -276,7 +276,10 @@ class Job(models.Model):
 
     @property
     def call(self) -> str:
-        """The call as Python code: `documents.tasks.process_file(42, force=True)`."""
+        """The call as Python code: `documents.tasks.process_file(42, force=True)`. The arguments of a job that
+        was only observed are not known: `mail.send(…)`."""
+        if self.observed_id:
+            return f"{self.task}(…)"
         arguments = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
         return f"{self.task}({', '.join(arguments)})"
 

@@ -94,9 +94,9 @@ class Queue(models.Model):
 
     def enqueue(self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
         """`django_jobs.enqueue` on this queue: all further arguments are the function's own."""
-        from ..tasks import _task_of
+        from ..tasks import task_of
 
-        return _task_of(function).using(queue=self.name).enqueue(*args, **kwargs)
+        return task_of(function).using(queue=self.name).enqueue(*args, **kwargs)
 
     def pause(self, by: Any = None) -> bool:
         """See `control.pause`."""

@@ -9,6 +9,7 @@ from django.db import OperationalError, connection, connections
 from django.db.backends.signals import connection_created
 
 from django_jobs import executor, progress
+from django_jobs import reporter as reporting
 from django_jobs.models import Job
 from django_jobs.reporter import FLUSH_INTERVAL_SECONDS, Reporter
 from django_jobs.states import FAILED, FINISHED, QUEUED, STARTED
@@ -164,13 +165,16 @@ def test_telling_10_000_times_costs_few_updates(job_factory, updates, task):
     assert 1 <= len(updates) <= 2 + (time.monotonic() - began) / FLUSH_INTERVAL_SECONDS
 
 
-def test_a_job_that_is_done_at_once_is_not_held_up_by_its_progress(job_factory):
-    job = claim(job_factory(task="tests.tasks.track_up", args=[1]))
-    began = time.monotonic()
+def test_the_end_of_a_job_does_not_wait_for_the_next_write(job_factory, monkeypatch):
+    monkeypatch.setattr(reporting, "FLUSH_INTERVAL_SECONDS", 60)
+    started = claim(job_factory())
+    reporter = Reporter(started)
 
-    executor.run(job, no_time_limit)
+    with reporter.recording():
+        progress.update(40)
+        wait_until(lambda: fresh(started).progress == 40)
 
-    assert time.monotonic() - began < FLUSH_INTERVAL_SECONDS
+    assert not reporter._thread.is_alive()
 
 
 def test_a_job_that_tells_nothing_writes_nothing(job_factory, updates):

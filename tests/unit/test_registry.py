@@ -244,7 +244,7 @@ def test_a_task_that_moved_is_found_by_its_old_name_even_where_a_module_of_that_
     moved = task(name="tests.tasks.used_to_be_here")(at_the_top)
 
     assert registry.load("tests.tasks.used_to_be_here") is at_the_top
-    assert declaring._task_of("tests.tasks.used_to_be_here") is moved
+    assert declaring.task_of("tests.tasks.used_to_be_here") is moved
 
 
 def test_tasks_of_installed_apps_are_found_by_names_that_tell_no_module(new_app):
