@@ -154,15 +154,16 @@ def _try_push(engine: BaseEngine, server: str, jobs: Sequence[Job]) -> None:
 
 
 def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:
-    undelivered = (
-        Job.objects.undelivered(engine.epoch(queues[0])).on_queue(*queues).filter(engine=engine.name)
-    )
-    paused = Queue.objects.filter(name__in=queues, paused=True).values("name")
-    jobs = undelivered.exclude(queue__in=paused).order_by("id")[:BATCH]
-    deliveries = [Delivery.of(job) for job in jobs.only(*_DELIVERED_FIELDS)]
-    if deliveries:
-        _mark(deliveries, engine.push(deliveries))
-    return len(deliveries)
+    epoch, pushed = engine.epoch(queues[0]), 0
+    paused = set(Queue.objects.filter(name__in=queues, paused=True).values_list("name", flat=True))
+    for queue in queues:
+        if queue not in paused:
+            jobs = Job.objects.filter(engine=engine.name).only(*_DELIVERED_FIELDS)
+            deliveries = [Delivery.of(job) for job in jobs.next_undelivered(queue, epoch, BATCH)]
+            if deliveries:
+                _mark(deliveries, engine.push(deliveries))
+                pushed += len(deliveries)
+    return pushed
 
 
 def _mark(deliveries: Iterable[Delivery], epoch: str) -> None:

@@ -87,7 +87,8 @@ class Retention:
         """True when there was more to do than one pass does: the next one may follow at once."""
         self._rules: Rules | None = None
         self._walks: dict[float, _Walk] = {}
-        self._results = _Walk("result_expires_at")
+        # A time that is near comes to be seen when its transaction ends, which may be after later ones.
+        self._results = _Walk("result_expires_at", overlap=timedelta(minutes=1))
 
     def run_once(self) -> int:
         """Delete jobs that were kept as long as they are to be; how many. Ends after the page during which
@@ -162,9 +163,10 @@ def prune_queue_events() -> int:
 class _Walk:
     """A way through jobs in the order of one of their times, from page to page."""
 
-    def __init__(self, time_field: str, page_size: int = PAGE) -> None:
+    def __init__(self, time_field: str, page_size: int = PAGE, *, overlap: timedelta = timedelta(0)) -> None:
         self._field = time_field
         self._page_size = page_size
+        self._overlap = overlap
         self._at: datetime | None = None
         self._passed = 0  # How many rows of just that time lie behind; any number may have the same.
         self._begun_at = time.monotonic()
@@ -185,7 +187,7 @@ class _Walk:
 
     def pass_by(self, page: Sequence[Ended], gone: Collection[UUID] = ()) -> None:
         """Go on behind this page, of which these rows are gone."""
-        last = page[-1].at
+        last = page[-1].at - self._overlap
         passed = sum(job.at == last and job.pk not in gone for job in page)
         self._passed = passed + (self._passed if last == self._at else 0)
         self._at = last

@@ -1,6 +1,5 @@
 """Steering of jobs: cancel, stop, requeue, run now, mark failed, move, delete."""
 
-from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, router, transaction

@@ -52,9 +52,8 @@ def tasks() -> Iterator[Finding]:
         yield error(
             "tasks",
             f"The tasks cannot be imported: {told(problem)} ({_place(problem)}). "
-            "A worker fails at this when it starts, or fails the jobs of these tasks.",
-            "Correct that line, or install what it misses, then start the workers anew: python manage.py "
-            "rqworker",
+            "No worker starts; one that runs already fails the jobs of these tasks.",
+            "Correct that line, or install what it misses, then: python manage.py rqworker",
         )
     else:
         yield ok("tasks", f"All modules of tasks can be imported; they declare {len(names)}.")

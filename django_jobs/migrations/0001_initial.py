@@ -464,7 +464,7 @@ class Migration(migrations.Migration):
             model_name="job",
             index=models.Index(
                 condition=models.Q(("status", "queued")),
-                fields=["queue", "delivered_epoch"],
+                fields=["queue", "delivered_epoch", "id"],
                 name="django_jobs_undelivered",
             ),
         ),

@@ -1,9 +1,11 @@
 """`manage.py rqworker` as a command: how it starts, what it says, and RQ's own workers beside it."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +14,8 @@ from django.db import connections
 
 from django_jobs import embedded
 from django_jobs.models import Worker
-from django_jobs.states import FINISHED
+from django_jobs.processes import identity
+from django_jobs.states import FINISHED, QUEUED
 from tests import tasks
 from tests.conftest import ROOT, fresh, wait_until
 
@@ -131,3 +134,331 @@ def test_rqs_own_worker_runs_our_jobs_too(transactional_db, valkey, valkey_serve
     assert (good.status, good.result) == (FINISHED, 3), log.read_text()
     assert (bad.status, bad.error_message) == ("failed", "why")
     assert good.attempts.get().worker_name.startswith("rq.")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A project of its own, with the app `shop`: its folder, and the environment in which it is found."""
+    folder = tmp_path / "project"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / "__init__.py").touch()
+    (folder / "shop_settings.py").write_text(
+        "from tests.worker_settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'shop']\n"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "shop_settings", "PYTHONPATH": f"{folder}:{ROOT}"}
+    return folder, environment
+
+
+def write(path, code):
+    """Write a module, so that even its time in whole seconds differs from that of what stood there before."""
+    before = path.stat().st_mtime if path.exists() else 0
+    path.write_text(textwrap.dedent(code))
+    os.utime(path, (before + 2, before + 2) if before else None)
+
+
+TELLING = """
+    import logging, os
+    from django_jobs import task
+
+    IMPORTED_BY = os.getpid()
+
+    @task(queue="file_processing")
+    def tell():
+        logging.getLogger("shop").info("selling", extra={"task": "own"})
+        logging.getLogger("shop.pages").warning("x" * 20_000)
+        return [IMPORTED_BY, os.getpid()]
+"""
+
+
+def test_the_worker_introduces_itself_in_one_line(start_worker, valkey_server):
+    worker = start_worker("file_processing", "vectorization", "--name", "w-7")
+    wait_until(lambda: "Worker w-7" in worker.log.read_text())
+
+    [line] = [line for line in worker.log.read_text().splitlines() if "works on" in line]
+    database = connections["default"]
+    assert "Worker w-7 works on file_processing, vectorization; " in line
+    assert f"server: {valkey_server.url}" in line
+    assert f"database: {database.display_name} {database.settings_dict['NAME']}" in line
+    assert "finished and canceled jobs are kept 7 days, failed ones 90 days." in line
+
+
+def test_a_password_of_the_server_is_not_told(start_worker, later_server):
+    url, start_server = later_server
+    start_server()
+    worker = start_worker("file_processing", REDIS_URL=url)
+
+    wait_until(lambda: "works on" in worker.log.read_text())
+
+    assert "secret-4711" not in worker.log.read_text()
+
+
+def test_a_worker_ends_after_so_many_jobs(start_worker):
+    jobs = [tasks.add.enqueue(number) for number in range(3)]
+
+    worker = start_worker("file_processing", "--max-jobs", "2")
+
+    assert worker.process.wait(timeout=20) == 0
+    assert sorted(fresh(job).status for job in jobs) == [FINISHED, FINISHED, QUEUED]
+
+
+def test_a_worker_ends_when_it_was_idle_for_so_long(start_worker):
+    job = tasks.add.enqueue(1)
+
+    worker = start_worker("file_processing", "--max-idle-time", "1")
+
+    assert worker.process.wait(timeout=20) == 0
+    assert fresh(job).status == FINISHED
+    assert not Worker.objects.exists()
+
+
+def test_a_worker_has_the_name_that_it_was_given(start_worker):
+    job = tasks.add.enqueue(1)
+
+    start_worker("file_processing", "--name", "w-7")
+
+    job.wait(timeout=20)
+    assert Worker.objects.get().name == "w-7"
+    assert job.attempts.get().worker_name == "w-7"
+
+
+def test_a_worker_takes_the_classes_of_queues_and_jobs_that_it_was_given(start_worker, shop):
+    folder, environment = shop
+    write(
+        folder / "shop" / "classes.py",
+        """
+        import logging, rq, rq.job
+        class Queue(rq.Queue):
+            def __init__(self, name, *args, **kwargs):
+                super().__init__(name, *args, **kwargs)
+                logging.getLogger("shop").warning("a queue of the shop")
+        class Job(rq.job.Job):
+            def perform(self):
+                logging.getLogger("shop").warning("a job of the shop")
+                return super().perform()
+        """,
+    )
+    job = tasks.add.enqueue(1, 2)
+
+    options = ["--queue-class", "shop.classes.Queue", "--job-class", "shop.classes.Job"]
+    worker = start_worker("file_processing", "--burst", *options, **environment)
+
+    assert worker.process.wait(timeout=20) == 0
+    assert fresh(job).result == 3
+    assert "a queue of the shop" in worker.log.read_text()
+    assert "a job of the shop" in worker.log.read_text()
+
+
+def test_the_tasks_are_imported_once_before_the_first_child(start_worker, shop, job_factory):
+    folder, environment = shop
+    write(folder / "shop" / "tasks.py", TELLING)
+    jobs = [job_factory(task="shop.tasks.tell") for _ in range(2)]
+
+    worker = start_worker("file_processing", **environment)
+
+    told = [job.wait(timeout=20).result for job in jobs]
+    assert [imported_by for imported_by, _ in told] == [worker.pid, worker.pid]
+    assert len({ran_in for _, ran_in in told} - {worker.pid}) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("def broken(:", "SyntaxError: invalid syntax"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_tasks_that_cannot_be_imported_end_the_command_with_a_line(start_worker, shop, code, problem):
+    folder, environment = shop
+    path = folder / "shop" / "tasks.py"
+    write(path, f"\n{code}")
+
+    worker = start_worker("file_processing", **environment)
+
+    assert worker.process.wait(timeout=20) == 1
+    told = worker.log.read_text()
+    assert f"CommandError: shop.tasks cannot be imported: {problem}" in told
+    assert f"{path}, line 2" in told
+    assert "Traceback" not in told
+
+
+def test_the_log_of_a_project_that_configures_none_tells_jobs(start_worker, shop, job_factory):
+    folder, environment = shop
+    with (folder / "shop_settings.py").open("a") as settings:
+        settings.write("LOGGING = {}\n")
+    write(folder / "shop" / "tasks.py", TELLING)
+    job = job_factory(task="shop.tasks.tell")
+
+    worker = start_worker("file_processing", "--burst", **environment)
+    assert worker.process.wait(timeout=20) == 0
+
+    told = worker.log.read_text()
+    assert fresh(job).status == FINISHED, told
+    assert f"INFO shop [{job.pk} own file_processing 1]: selling\n" in told
+    assert f"INFO django_jobs [{job.pk} shop.tasks.tell file_processing 1]: Job started" in told
+    assert f"INFO django_jobs [{job.pk} shop.tasks.tell file_processing 1]: Job ended" in told
+    assert re.search(r"INFO rq.worker \[- - - -\]: ", told)
+
+
+def test_formats_of_the_project_may_name_the_job(start_worker, shop, job_factory):
+    folder, environment = shop
+    with (folder / "shop_settings.py").open("a") as settings:
+        settings.write("LOGGING['formatters']['line']['format'] = '<%(job_id)s> %(name)s %(message)s'\n")
+    write(folder / "shop" / "tasks.py", TELLING)
+    job = job_factory(task="shop.tasks.tell")
+
+    worker = start_worker("file_processing", "--burst", **environment)
+    assert worker.process.wait(timeout=20) == 0
+
+    told = worker.log.read_text()
+    assert f"<{job.pk}> shop selling\n" in told
+    assert "<-> rq.worker" in told
+    assert "Logging error" not in told
+
+
+@pytest.mark.parametrize("how", ["option", "setting"])
+def test_the_log_goes_to_a_file_that_may_be_moved_away(start_worker, shop, job_factory, how, tmp_path):
+    folder, environment = shop
+    path = tmp_path / "jobs.log"
+    if how == "setting":
+        with (folder / "shop_settings.py").open("a") as settings:
+            settings.write(f"DJANGO_JOBS = {{**DJANGO_JOBS, 'LOG_FILE': {str(path)!r}}}\n")
+    write(folder / "shop" / "tasks.py", TELLING)
+    options = ["--log-file", str(path)] if how == "option" else []
+    worker = start_worker("file_processing", *options, **environment)
+    first = job_factory(task="shop.tasks.tell")
+    first.wait(timeout=20)
+
+    path.rename(tmp_path / "jobs.log.1")
+    second = job_factory(task="shop.tasks.tell")
+    second.wait(timeout=20)
+    wait_until(lambda: f"[{second.pk} shop.tasks.tell file_processing 1]: Job ended" in path.read_text())
+    worker.stop()
+
+    before, after = (tmp_path / "jobs.log.1").read_text(), path.read_text()
+    assert "works on file_processing" in before
+    assert f"[{first.pk} own file_processing 1]: selling\n" in before
+    assert f"[{second.pk} own file_processing 1]: selling\n" in after
+    assert str(second.pk) not in before
+    assert "warm shut down requested" in after  # What the parent says.
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in (before + after).splitlines())
+
+
+def test_a_log_file_that_cannot_be_written_ends_the_command_with_a_line(start_worker, tmp_path):
+    worker = start_worker("file_processing", "--log-file", str(tmp_path / "nowhere" / "log"))
+
+    assert worker.process.wait(timeout=15) == 1
+
+    told = worker.log.read_text()
+    assert "cannot be written: No such file or directory. Name another one with --log-file" in told
+    assert "Traceback" not in told
+
+
+VERSION = """
+    import time
+    from pathlib import Path
+    from django_jobs import task
+
+    @task(queue="file_processing")
+    def version(begun, release):
+        Path(begun).touch()
+        while not Path(release).exists():
+            time.sleep(0.02)
+        return {version}
+"""
+
+
+@pytest.fixture
+def version_of(job_factory, tmp_path):
+    """What a job returns that is enqueued now."""
+
+    def ask():
+        (tmp_path / "go").touch()
+        job = job_factory(task="shop.tasks.version", args=[str(tmp_path / "begun"), str(tmp_path / "go")])
+        return job.wait(timeout=20).result
+
+    return ask
+
+
+def test_a_reloading_worker_starts_anew_after_the_job_that_runs(
+    start_worker, shop, job_factory, version_of, tmp_path
+):
+    folder, environment = shop
+    write(folder / "shop" / "tasks.py", VERSION.format(version=1))
+    worker = start_worker("file_processing", "--reload", **environment)
+    begun, release = tmp_path / "begun", tmp_path / "release"
+    running = job_factory(task="shop.tasks.version", args=[str(begun), str(release)])
+    wait_until(begun.exists)
+
+    write(folder / "shop" / "tasks.py", VERSION.format(version=2))
+    wait_until(lambda: "tasks.py has changed" in worker.log.read_text())
+    wait_until(lambda: "warm shut down" in worker.log.read_text())
+    release.touch()
+
+    assert running.wait(timeout=20).result == 1
+    assert running.attempts.count() == 1
+    assert version_of() == 2
+    assert worker.stop() == 0
+    assert not Worker.objects.exists()
+
+
+def test_a_reloading_worker_outlives_code_that_cannot_be_imported(start_worker, shop, version_of):
+    folder, environment = shop
+    path = folder / "shop" / "tasks.py"
+    write(path, VERSION.format(version=1))
+    worker = start_worker("file_processing", "--reload", **environment)
+    assert version_of() == 1
+
+    write(path, "def broken(:")
+    wait_until(lambda: "It ended with exit code 1" in worker.log.read_text())
+    assert "shop.tasks cannot be imported: SyntaxError" in worker.log.read_text()
+    write(path, VERSION.format(version=3))
+
+    assert version_of() == 3
+
+
+def test_a_reloading_worker_that_waits_for_a_change_heeds_a_signal(start_worker, shop):
+    folder, environment = shop
+    write(folder / "shop" / "tasks.py", "1 / 0")
+    worker = start_worker("file_processing", "--reload", **environment)
+    wait_until(lambda: "It ended with exit code 1" in worker.log.read_text())
+
+    assert worker.stop() == 1
+
+
+def test_what_a_reloading_process_runs_dies_with_it(start_worker):
+    worker = start_worker("file_processing", "--reload")
+    wait_until(lambda: Worker.objects.exists())
+    pid = Worker.objects.get().pid
+    assert pid != worker.pid
+
+    worker.kill()
+
+    wait_until(lambda: identity(pid) is None)
+
+
+def test_reloading_ends_with_what_it_runs(start_worker):
+    worker = start_worker("file_processing", "--reload", "--burst")
+
+    assert worker.process.wait(timeout=20) == 0
+
+
+def test_reloading_is_refused_in_production(start_worker, shop):
+    folder, environment = shop
+    with (folder / "shop_settings.py").open("a") as settings:
+        settings.write("DEBUG = False\n")
+
+    worker = start_worker("file_processing", "--reload", **environment)
+
+    assert worker.process.wait(timeout=15) == 1
+    assert "CommandError: --reload is for development, but DEBUG is False" in worker.log.read_text()
+
+
+def test_rqstats_of_django_rq_works_beside_us(start_worker):
+    tasks.add.enqueue(1)
+
+    command = start_worker("--json", command="rqstats")
+
+    assert command.process.wait(timeout=20) == 0
+    queues = {queue["name"]: queue for queue in json.loads(command.log.read_text())["queues"]}
+    assert queues["file_processing"]["jobs"] == 1

@@ -98,6 +98,15 @@ def test_the_jobs_own_database_can_be_named_too():
     assert fresh(job).status == QUEUED
 
 
+def test_named_or_not_the_jobs_own_transaction_holds_the_row_before_its_commit():
+    with transaction.atomic():
+        job = tasks.add.using(database="default").enqueue(1)
+        assert fresh(job).status == QUEUED
+        transaction.set_rollback(True)
+
+    assert not Job.objects.exists()
+
+
 @pytest.mark.parametrize(("outer", "inner"), [("other", "third"), ("third", "other")])
 def test_of_two_other_databases_both_are_waited_for(outer, inner):
     with transaction.atomic(using=outer):

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.utils import timezone
+from rq import Queue as RQQueue
 
-from django_jobs import maintainer, relay
-from django_jobs.models import Job, Lease
-from django_jobs.states import SCHEDULED, STARTED
+from django_jobs import maintainer, relay, retention
+from django_jobs.models import Job, Lease, tallies
+from django_jobs.states import FINISHED, SCHEDULED, STARTED
 from tests.conftest import fresh, make_worker, wait_until
 
 pytestmark = pytest.mark.django_db
@@ -181,3 +182,106 @@ def test_a_pass_that_fails_is_logged_and_followed_by_the_next(job_factory, queue
         wait_until(lambda: queued_ids("file_processing"))
 
     assert "A pass of the maintainer failed" in caplog.text
+
+
+# The chores beside the relay
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_deletes_what_was_kept_long_enough_and_clears_results_whose_time_is_over(job_factory, valkey):
+    old = job_factory(status=FINISHED, finished_at=timezone.now() - timedelta(days=8))
+    expired = job_factory(status=FINISHED, result=3, result_expires_at=timezone.now() + timedelta(seconds=1))
+
+    with running_maintainer():
+        wait_until(lambda: not Job.objects.filter(pk=old.pk).exists())
+        wait_until(lambda: fresh(expired).result is None)
+
+    assert fresh(expired).status == FINISHED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_goes_on_deleting_at_once_while_there_is_more(valkey, monkeypatch):
+    monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(retention, "LONGEST_PASS_SECONDS", 0)
+    ended_at = timezone.now() - timedelta(days=8)
+    Job.objects.bulk_create(
+        Job(task="t", queue="q", status=FINISHED, finished_at=ended_at) for _ in range(3 * retention.PAGE)
+    )
+
+    with running_maintainer():
+        wait_until(lambda: not Job.objects.exists())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_folds_the_tallies(valkey):
+    for _ in range(20):
+        tallies.tally({("mail", FINISHED): 1})
+
+    with running_maintainer():
+        wait_until(lambda: tallies.Tally.objects.get().amount == 20)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_observes_the_jobs_of_plain_rq(valkey):
+    RQQueue("file_processing", connection=valkey).enqueue("tests.tasks.undeclared", 1, job_id="plain")
+
+    with running_maintainer():
+        wait_until(lambda: Job.objects.filter(observed_id="plain").exists())
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("error", [LookupError("stumbled"), OperationalError("locked")])
+def test_a_chore_that_fails_keeps_no_other_from_being_done(job_factory, valkey, monkeypatch, caplog, error):
+    monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(maintainer, "PAUSE_AFTER_FAILURE_SECONDS", 0.1)
+    tries = []
+
+    def fail():
+        tries.append(1)
+        raise error
+
+    for chore in ("reconciler.Reconciler.run_once", "observer.run_once", "retention.Retention.run_once"):
+        monkeypatch.setattr(f"django_jobs.{chore}", lambda *given: fail())
+    expired = job_factory(status=FINISHED, result=3, result_expires_at=timezone.now())
+    for _ in range(2):
+        tallies.tally({("mail", FINISHED): 1})
+
+    with running_maintainer():
+        wait_until(lambda: fresh(expired).result is None)
+        wait_until(lambda: tallies.Tally.objects.get().amount == 2)
+        wait_until(lambda: len(tries) > 5)
+
+    assert "The maintainer's observer failed and will be tried again" in caplog.text
+    assert str(error) in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_chore_that_takes_long_does_not_hold_up_what_is_due(job_factory, queued_ids, monkeypatch):
+    is_at_it, release = threading.Event(), threading.Event()
+
+    def take_long(keeping):
+        is_at_it.set()
+        release.wait(timeout=20)
+
+    monkeypatch.setattr(retention.Retention, "run_once", take_long)
+
+    with running_maintainer():
+        try:
+            assert is_at_it.wait(timeout=10)
+            job = job_factory(status=SCHEDULED, scheduled_for=timezone.now())
+            wait_until(lambda: queued_ids("file_processing") == [f"{job.pk.hex}-1-0"], timeout_seconds=3)
+        finally:
+            release.set()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_standby_does_no_chores(job_factory, valkey, monkeypatch):
+    monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
+    old = job_factory(status=FINISHED, finished_at=timezone.now() - timedelta(days=8))
+    Lease.objects.create(name="maintainer", holder="another", expires_at=timezone.now() + timedelta(hours=1))
+
+    with running_maintainer():
+        with pytest.raises(AssertionError):
+            wait_until(lambda: not Job.objects.filter(pk=old.pk).exists(), timeout_seconds=1)
+        expire_lease()
+        wait_until(lambda: not Job.objects.filter(pk=old.pk).exists())

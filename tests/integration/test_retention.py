@@ -357,6 +357,15 @@ def test_results_are_cleared_a_page_at_a_time_and_read_once(monkeypatch):
     assert not Job.objects.filter(result__isnull=False).exists()
 
 
+def test_a_result_whose_report_was_slow_is_cleared_after_those_that_came_later(job_factory):
+    now, keeping = timezone.now(), Retention()
+    job_factory(status=FINISHED, result=1, result_expires_at=now - timedelta(seconds=1))
+    keeping.expire_results()
+    job_factory(status=FINISHED, result=1, result_expires_at=now - timedelta(seconds=2))
+
+    assert keeping.expire_results() == 1
+
+
 # manage.py jobs_prune
 
 
