@@ -7,13 +7,11 @@ LOGGING, a filter does it for the records of a handler:
     "handlers": {"console": {"class": "logging.StreamHandler", "filters": ["job"], "formatter": "line"}},
 """
 
-import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from logging.handlers import WatchedFileHandler
 from typing import Any
 
 LINE = "%(asctime)s %(levelname)s %(name)s [%(job_id)s %(task)s %(queue)s %(attempt)s]: %(message)s"
@@ -53,15 +51,6 @@ class JobFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         _add_fields(record)
         return True
-
-
-class LogFile(WatchedFileHandler):
-    """A log file of several processes, which logrotate may move away: each record is one write at its end."""
-
-    def _open(self) -> io.TextIOWrapper:
-        # No buffer, which would cut a long record into several writes, with others' in between.
-        file = io.FileIO(self.baseFilename, "a")
-        return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 class _Factory:

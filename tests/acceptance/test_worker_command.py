@@ -344,6 +344,22 @@ def test_the_log_goes_to_a_file_that_may_be_moved_away(start_worker, shop, job_f
     assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in (before + after).splitlines())
 
 
+def test_what_several_workers_write_to_one_log_file_stays_in_whole_lines(start_worker, tmp_path):
+    path = tmp_path / "jobs.log"
+    jobs = [tasks.log_lines.enqueue(50, letter * 30_000) for letter in "abcd"]
+
+    workers = [start_worker("file_processing", "--log-file", str(path)) for _ in jobs]
+    for job in jobs:
+        job.wait(timeout=30)
+    for worker in workers:
+        worker.stop()
+
+    long = [line for line in path.read_text().splitlines() if len(line) > 10_000]
+    assert len(long) == 200
+    assert all(re.fullmatch(r"20.{30,150}\]: \d+ (a+|b+|c+|d+)", line) for line in long)
+    assert {len(line.split()[-1]) for line in long} == {30_000}
+
+
 def test_a_log_file_that_cannot_be_written_ends_the_command_with_a_line(start_worker, tmp_path):
     worker = start_worker("file_processing", "--log-file", str(tmp_path / "nowhere" / "log"))
 

@@ -15,7 +15,7 @@ def told(check):
     return [(message.id.removeprefix("django_jobs."), message.msg, message.hint) for message in check()]
 
 
-@pytest.mark.django_db(databases="__all__")  # Django asks the database for its version before it judges the models.
+@pytest.mark.django_db(databases="__all__")  # Django asks a database for its version first.
 def test_the_test_project_is_all_right():
     call_command("check")
 

@@ -4,19 +4,14 @@ import copy
 import io
 import logging
 import logging.handlers
-import os
 import pickle
 import queue
-import re
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 
 from django_jobs import logs
-from tests.conftest import ROOT, lines
 
 FIELDS = "%(job_id)s %(task)s %(queue)s %(attempt)s: %(message)s"
 JOB = SimpleNamespace(pk="019c", task="shop.tasks.pay", queue="mail", attempt=2)
@@ -157,41 +152,3 @@ def test_the_filter_does_the_same_for_the_records_of_a_handler(told):
         warn("mine", extra={"task": "OWN"})
 
     assert told() == ("- - - -: outside\n019c shop.tasks.pay mail 2: inside\n019c OWN mail 2: mine\n")
-
-
-WRITE = """
-import logging, os, sys
-from django_jobs import logs
-handler = logs.LogFile(sys.argv[1])
-logging.getLogger().addHandler(handler)
-children = []
-for child in "abcd":
-    if os.fork() == 0:
-        for number in range(50):
-            logging.warning("<%s>", child * 30_000)
-        os._exit(0)
-for _ in range(4):
-    os.wait()
-"""
-
-
-def test_what_several_processes_write_to_a_log_file_stays_in_one_piece(tmp_path):
-    path = tmp_path / "log"
-
-    subprocess.run([sys.executable, "-c", WRITE, path], cwd=ROOT, check=True, timeout=60)
-
-    assert len(lines(path)) == 200
-    assert all(re.fullmatch(r"<(a+|b+|c+|d+)>", line) and len(line) == 30_002 for line in lines(path))
-
-
-def test_a_log_file_that_was_moved_away_is_begun_anew(tmp_path):
-    handler = logs.LogFile(tmp_path / "log")
-    try:
-        handler.handle(logging.makeLogRecord({"msg": "first"}))
-        os.rename(tmp_path / "log", tmp_path / "log.1")
-        handler.handle(logging.makeLogRecord({"msg": "second \ud800"}))
-    finally:
-        handler.close()
-
-    assert lines(tmp_path / "log.1") == ["first"]
-    assert lines(tmp_path / "log") == [r"second \ud800"]

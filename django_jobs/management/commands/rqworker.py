@@ -7,6 +7,7 @@ import traceback
 from argparse import ArgumentParser
 from collections.abc import Collection
 from contextlib import suppress
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def _prepare_logging(level: str, path: str | os.PathLike[str] | None) -> None:
         handlers.append(logging.StreamHandler())
     if path:
         try:
-            handlers.append(logs.LogFile(path))
+            # Each record is one write at the end of the file, so what parent and children write stays whole.
+            handlers.append(WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise CommandError(
                 f"The log file {path} cannot be written: {error.strerror}. Name another one with --log-file "
