@@ -8,6 +8,8 @@ from datetime import timedelta
 LONGEST_SECONDS = 1_000_000_000
 """No duration is longer, about 31 years: databases end somewhere beyond."""
 MOST_RETRIES = 1_000_000
+MOST_INTERVALS = 1000
+"""How many intervals of a back-off are stored in each row; the last counts for all further retries."""
 
 Duration = int | float | timedelta
 
@@ -51,6 +53,10 @@ class Retry(Exception):
             )
         if not _is_number(self.jitter) or not 0 <= self.jitter <= 1:
             raise ValueError(f"Retry(jitter={self.jitter!r}): jitter is a number from 0 to 1.")
+        if self.backoff > 1 and not any(in_seconds(each) for each in self._given):
+            raise ValueError(
+                f"Retry(interval={self.interval!r}, backoff={self.backoff!r}): give an interval to multiply."
+            )
         if self.backoff > 1 and len(self._given) > 1:
             raise ValueError(
                 f"Retry(interval={self.interval!r}, backoff={self.backoff!r}): a list says each pause; give "
@@ -66,7 +72,7 @@ class Retry(Exception):
         pauses = [in_seconds(each) for each in self._given]
         if self.backoff > 1 and pauses[0] > 0:
             longest = in_seconds(self.max_interval)
-            while len(pauses) < self.max and pauses[-1] < longest:
+            while len(pauses) < min(self.max, MOST_INTERVALS) and pauses[-1] < longest:
                 pauses.append(min(pauses[-1] * self.backoff, longest))
         return pauses
 

@@ -793,6 +793,17 @@ def test_where_nothing_is_handed_to_a_server_none_is_asked(job_in, unasked_serve
     assert traces() >= 1
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("status", [QUEUED, STARTED])
+@pytest.mark.parametrize("name", ["cancel", "mark_failed", "delete"])
+def test_a_job_of_an_engine_that_is_used_no_longer_is_ended_all_the_same(job_in, name, status):
+    job = job_in(status, engine="gone")
+
+    steer(name, job)
+
+    assert traces() == 1
+
+
 def rounds():
     """Races are few where writers wait for one lock."""
     return range(12 if connection.vendor == "postgresql" else 8)

@@ -73,7 +73,6 @@ def test_a_retry_can_be_raised():
         ({"max": 1, "interval": 10, "backoff": 2}, [10]),
         ({"max": 0, "interval": 10, "backoff": 2}, [10]),
         ({"max": 5, "interval": 10, "backoff": 1}, [10]),
-        ({"max": 5, "interval": 0, "backoff": 2}, [0]),
     ],
 )
 def test_with_backoff_each_pause_is_a_multiple_of_the_last_up_to_an_end(options, intervals):
@@ -141,3 +140,12 @@ def test_a_retry_can_be_raised_from_a_cause_again_and_again():
         with pytest.raises(Retry) as raised:
             raise retry from ValueError(number)
         assert raised.value.__cause__.args == (number,)
+
+
+def test_a_backoff_needs_an_interval_to_multiply():
+    with pytest.raises(ValueError, match="give an interval to multiply"):
+        Retry(max=3, backoff=2)
+
+
+def test_a_backoff_that_hardly_grows_stores_a_bounded_number_of_intervals():
+    assert len(Retry(max=1_000_000, interval=1, backoff=1.000001).intervals) == 1000
