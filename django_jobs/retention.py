@@ -210,7 +210,7 @@ def _ended(jobs: QuerySet[Job]) -> QuerySet[Job]:
 
 
 def _unchanged(time_field: str, jobs: Sequence[Ended]) -> JobQuerySet:
-    """The rows of these jobs, in order of this time, without those whose time has changed much meanwhile."""
+    """The rows of these jobs, given in the order of this time, without those that have another by now."""
     times = {f"{time_field}__gt": jobs[0].at - _TICK, f"{time_field}__lt": jobs[-1].at + _TICK}
     return Job.objects.filter(pk__in=[job.pk for job in jobs], **times)
 

@@ -892,6 +892,23 @@ def test_of_a_report_and_a_deletion_at_once_nothing_is_left(job_in):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite lets one transaction write at a time.")
+def test_a_job_is_not_deleted_between_a_late_report_and_its_trace(job_in):
+    job = job_in(STARTED, max_attempts=2)
+    held = fresh(job)
+    lose(job, "Worker w1 is gone.")
+
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():
+            report(held, Outcome.finished(result="late"), worker_name="w1")
+            deletion = pool.submit(at_once, partial(control.delete, job))
+            wait_until(waits_for_lock)
+        assert deletion.result(20) == [None]
+
+    assert (Job.objects.count(), JobEvent.objects.count()) == (0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
 def test_of_a_requeue_of_a_finished_job_and_its_deletion_at_once_both_hold(job_in):
     for _ in rounds():
         job = job_in(FINISHED)
