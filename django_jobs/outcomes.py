@@ -224,7 +224,7 @@ def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> 
 def _note_late_report(job: Job, outcome: Outcome, worker_name: str) -> None:
     message = f"{worker_name} reported attempt {job.attempt} as {outcome.kind} after it was taken for lost."
     logger.warning("Job %s: %s", job.pk, message)
-    if Job.objects.select_for_update().filter(pk=job.pk).first():  # Locked, so that it is not deleted meanwhile.
+    if Job.objects.select_for_update().filter(pk=job.pk).first():  # Locked: it stays until the commit.
         kind = JobEvent.Kind.LATE_REPORT
         JobEvent.objects.create(job=job, kind=kind, attempt=job.attempt, message=message)
 

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, make_worker
 
 COMMANDS = [
     *("jobs_status", "list_queues", "list_workers", "list_failed", "requeue_failed"),
-    *("jobs_cancel", "jobs_pause", "jobs_resume"),
+    *("jobs_cancel", "jobs_pause", "jobs_resume", "jobs_prune"),
 ]
 
 
