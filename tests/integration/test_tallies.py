@@ -230,8 +230,9 @@ class Life:
         job = self._some_job()
         claimed = executor.claim(job.pk, job.attempt, worker=self.worker, claim_id=uuid4())
         job = claimed or claim(self._enqueue(), worker=self.worker)
-        if job:  # A queue may be paused.
-            self.held.append(job)
+        if job is None:
+            raise Job.DoesNotExist  # Another life had it first.
+        self.held.append(job)
         return job
 
     def _report(self):
