@@ -204,8 +204,12 @@ def _end_attempt(job: Job, update: dict[str, Any], *, if_canceled: dict[str, Any
 
 
 def _is_recorded(job: Job) -> bool:
-    """True if this attempt's report is stored: our own, repeated because its reply was lost."""
+    """True if this attempt's report is stored: our own, repeated because its reply was lost.
+
+    What was told from outside is stored without a worker's name.
+    """
     stored = job.attempts.filter(number=job.attempt, claim_id=job.claim_id)  # type: ignore[misc]
+    stored = stored.exclude(worker_name="")
     return stored.exclude(outcome__in=[Attempt.Outcome.LOST, Attempt.Outcome.CANCELED]).exists()
 
 
@@ -222,7 +226,9 @@ def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> 
 
 
 def _note_late_report(job: Job, outcome: Outcome, worker_name: str) -> None:
-    message = f"{worker_name} reported attempt {job.attempt} as {outcome.kind} after it was taken for lost."
+    ended = job.attempts.filter(number=job.attempt).first()
+    was = "taken for lost" if ended is None or ended.outcome == Attempt.Outcome.LOST else "ended otherwise"
+    message = f"{worker_name} reported attempt {job.attempt} as {outcome.kind} after it was {was}."
     logger.warning("Job %s: %s", job.pk, message)
     if Job.objects.select_for_update().filter(pk=job.pk).first():  # Locked: it stays until the commit.
         kind = JobEvent.Kind.LATE_REPORT

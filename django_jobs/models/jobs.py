@@ -122,10 +122,19 @@ class JobQuerySet(models.QuerySet["Job"]):
 
     def delete(self) -> tuple[int, dict[str, int]]:
         """Delete these rows and what belongs to them; nothing that runs is told. See `control.delete`."""
+        deleted: Counter[str] = Counter()
         with transaction.atomic(using=self.db):
-            rows = self.select_for_update().order_by().values_list("queue", "status")
-            tally({(queue, status): -count for (queue, status), count in Counter(rows).items()})
-            return super().delete()
+            # Locked by their ids, as PostgreSQL locks no rows of joins and no distinct ones.
+            jobs = Job.objects.using(self.db).select_for_update()
+            locked = list(jobs.filter(pk__in=self.order_by().values("pk")).values_list("pk", flat=True))
+            for start in range(0, len(locked), 1000):
+                # Asked again, as they change no more now: just those that are counted may be deleted.
+                chosen = self.filter(pk__in=locked[start : start + 1000])
+                rows = set(chosen.order_by().values_list("pk", "queue", "status"))
+                counted = Counter((queue, status) for _, queue, status in rows)
+                tally({key: -count for key, count in counted.items()})
+                deleted.update(super(JobQuerySet, chosen).delete()[1])
+        return deleted.total(), dict(deleted)
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]

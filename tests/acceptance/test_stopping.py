@@ -1,5 +1,7 @@
 """What runs is stopped when somebody decides so, and its worker goes on."""
 
+from functools import partial
+
 import pytest
 
 from django_jobs import Retry, control, relay
@@ -11,6 +13,14 @@ from tests.conftest import fresh, lines, wait_until
 
 RENEWS_SELDOM = {"LEASE_SECONDS": "600"}
 """Every 80 s: what such a worker notices sooner, it was told."""
+
+
+ENDS_FROM_OUTSIDE = {
+    "marked as failed": partial(control.mark_failed, reason="stuck"),
+    "deleted": control.delete,
+    "reported as finished": partial(control.complete, result="done elsewhere"),
+    "reported as failed": partial(control.fail, error="no paper"),
+}
 
 
 @pytest.fixture
@@ -80,6 +90,22 @@ def test_a_worker_that_is_told_nothing_sees_for_itself_what_to_stop(start_worker
 
     assert job.wait(timeout=20).status == CANCELED
     assert is_gone(child)
+
+
+@pytest.mark.parametrize("how", ENDS_FROM_OUTSIDE)
+def test_a_job_that_has_just_begun_and_is_ended_from_outside_is_stopped_as_soon_as_its_worker_is_told(
+    start_worker, held, how
+):
+    job, effects = held()
+    after = tasks.add.enqueue(1, 2)
+    worker = start_worker("file_processing", **RENEWS_SELDOM)
+    child = child_of(effects)
+
+    ENDS_FROM_OUTSIDE[how](job)
+
+    wait_until(lambda: is_gone(child))
+    assert after.wait(timeout=20).result == 3
+    assert (len(lines(effects)), worker.process.poll()) == (1, None)
 
 
 def test_a_job_that_is_marked_as_failed_while_it_runs_is_not_retried(start_worker, held):

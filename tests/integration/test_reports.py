@@ -283,6 +283,20 @@ def test_a_job_that_waits_for_its_next_attempt_may_be_reported_finished(job_fact
     assert [(attempt.number, attempt.outcome) for attempt in job.attempts.all()] == [(1, "failed")]
 
 
+@pytest.mark.parametrize("end", [*map(REPORTS.get, ENDS), control.mark_failed])
+def test_what_its_worker_reports_after_the_end_was_told_from_outside_is_noted(job_factory, end):
+    job = claim(job_factory())
+    end(fresh(job))
+    before = row(job)
+
+    report(job, Outcome.finished(result="late"), worker_name="w1")
+
+    assert row(job) == before
+    late = job.events.last()
+    assert (late.kind, late.attempt) == ("late_report", 1)
+    assert late.message == "w1 reported attempt 1 as finished after it was ended otherwise."
+
+
 def test_what_is_reported_while_it_waits_cannot_be_claimed_afterwards(job_factory):
     job = job_factory()
 

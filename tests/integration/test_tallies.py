@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
-from django.db.models import Count
+from django.db.models import Count, Q
 
 from django_jobs import control, executor
 from django_jobs.exceptions import JobsError
@@ -188,6 +188,35 @@ def test_deleting_rows_by_whatever_way_takes_them_off(job_factory):
 
     Job.objects.all().delete()
     assert tallies.totals() == {}
+
+
+def test_a_row_is_taken_off_once_however_its_deletion_chooses_it(job_factory):
+    for _ in range(2):
+        job = job_factory(status=STARTED, max_attempts=2)
+        report(job, Outcome.failed("ValueError", "why", ""), worker_name="w1")
+        report(claim(fresh(job)), Outcome.failed("ValueError", "why", ""), worker_name="w1")
+
+    Job.objects.filter(Q(owner__username="ada") | Q(pk=job.pk)).distinct().delete()
+    assert tallies.totals() == counted() == {("file_processing", "failed"): 1}
+
+    assert Job.objects.filter(attempts__outcome="failed").delete()[1]["django_jobs.Job"] == 1
+    assert tallies.totals() == counted() == {}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite lets one transaction write at a time.")
+def test_a_job_that_ends_while_ended_ones_are_deleted_is_deleted_and_counted_or_neither(job_factory):
+    ended, running = control.complete(job_factory()), claim(job_factory())
+
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():
+            Job.objects.filter(pk=ended.pk).update(description="locked")
+            deletion = pool.submit(at_once, Job.objects.ended().delete)
+            wait_until(waits_for_lock)
+            assert at_once(partial(report, running, Outcome.finished(), worker_name="w1")) == [None]
+        deletion.result(20)
+
+    assert tallies.totals() == counted()
 
 
 class Life:

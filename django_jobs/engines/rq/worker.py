@@ -37,13 +37,10 @@ class Held:
     job_id: UUID
     claim_id: UUID
 
-    def is_claimed(self) -> bool:
-        return Job.objects.started().filter(pk=self.job_id, claim_id=self.claim_id).exists()
-
-    def is_reported(self) -> bool:
-        """True if the child has reported: it ends by itself."""
-        own = Attempt.objects.filter(job=self.job_id, claim_id=self.claim_id)
-        return own.exclude(worker_name="").exists()
+    def is_void(self) -> bool:
+        """True if what the child claimed was ended from outside, so without a worker's name, or deleted."""
+        ended = Attempt.objects.filter(job=self.job_id, claim_id=self.claim_id, worker_name="")
+        return ended.exists() or not Job.objects.filter(pk=self.job_id).exists()
 
 
 class JobsWorker(ObservingWorker):
@@ -57,7 +54,6 @@ class JobsWorker(ObservingWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: Held | None = None
-        self._held_was_claimed = False
         self._deadline = trampoline.SharedDeadline()
         self._own_pid = os.getpid()
         self._maintainer: KeptProcess | None = None
@@ -99,7 +95,6 @@ class JobsWorker(ObservingWorker):
     def execute_job(self, job: Any, queue: Any) -> None:
         if asked := parse_delivery_id(job.id):
             self._held = Held(job.id, asked[0], uuid4())
-            self._held_was_claimed = False
             # RQ's limits surround claim and report, which may have to wait; ours surrounds the function.
             job.timeout = -1
         self._ending = ""
@@ -169,11 +164,7 @@ class JobsWorker(ObservingWorker):
     def _end_what_is_void(self) -> None:
         """End the child whose attempt was taken from it: ended from outside, or its row deleted."""
         held = self._held
-        if held is None:
-            return
-        if held.is_claimed():
-            self._held_was_claimed = True
-        elif self._held_was_claimed and not held.is_reported() and held is self._held:
+        if held and held.is_void() and held is self._held:
             logger.info("Worker %s: job %s was ended from outside; stopping it.", self.name, held.job_id)
             self._stopped_job_id = held.delivery_id
             self._ending = "its process was ended on request"
