@@ -6,7 +6,6 @@ nothing.
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -25,9 +24,8 @@ from .reporter import Reporter
 from .retries import Retry
 from .signals import job_started
 from .states import QUEUED, STARTED
-from .values import clean_text, result_error, short
+from .values import error_fields, result_error
 
-TRACEBACK_LIMIT = 64_000  # characters
 CLAIM_PATIENCE_SECONDS = 10
 
 TimeLimit = Callable[[int | None], AbstractContextManager[Any]]
@@ -147,11 +145,11 @@ def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome
         "ran_seconds": time.monotonic() - began,
     }
     if isinstance(raised, Retry):
-        return Outcome.retried(raised, **_describe(_reason(raised)), **told), None
+        return Outcome.retried(raised, **error_fields(_reason(raised)), **told), None
     if raised is not None:
-        return Outcome.failed(**_describe(raised), **told), raised
+        return Outcome.failed(**error_fields(raised), **told), raised
     if isinstance(result, Retry):
-        return Outcome.retried(result, "Retry", f"The task asked for {result}.", "", **told), None
+        return Outcome.retried(result, **error_fields(result), **told), None
     if isinstance(result, Elsewhere):
         return Outcome.elsewhere(result.seconds, **told), None
     told["progress"]["progress"] = 100
@@ -184,28 +182,3 @@ def _aliases_in_transaction() -> set[str]:
 def _reason(retry: Retry) -> BaseException:
     """The error because of which a task asks for another attempt."""
     return retry.__cause__ or (None if retry.__suppress_context__ else retry.__context__) or retry
-
-
-def _describe(error: BaseException) -> dict[str, str]:
-    # The user's code may define the message and the causes, and may fail at that.
-    frames = error.__traceback__
-    while frames and str(frames.tb_frame.f_globals.get("__name__")).startswith(f"{__package__}."):
-        frames = frames.tb_next  # Ours, which lead to the user's code.
-    try:
-        message = str(error)
-    except Exception as problem:  # noqa: BLE001
-        message = f"(its message raises {_type_name(problem)})"
-    try:
-        told = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-    except Exception as problem:  # noqa: BLE001
-        told = f"(its traceback raises {_type_name(problem)})"
-    return {
-        "error_type": short(_type_name(error), 255),
-        "error_message": short(message, 2000),
-        "traceback": clean_text(told, TRACEBACK_LIMIT),
-    }
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

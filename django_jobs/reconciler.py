@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
@@ -123,20 +123,21 @@ def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:
 
 
 def _redeliver(delivery: Delivery) -> bool:
-    awaited = Job.objects.queued().filter(
-        pk=delivery.job_id, attempt=delivery.attempt, delivery=delivery.number
-    )
-    if not awaited.update(**NEXT_DELIVERY):
-        return False
     message = f"Its delivery was gone from queue {delivery.queue} before any worker claimed it."
     if delivery.number == MOST_TOLD:
         message += " This goes on: does a worker that is not of this project take from the queue?"
-    if delivery.number <= MOST_TOLD:
-        JobEvent.objects.create(
-            job_id=delivery.job_id,
-            kind=JobEvent.Kind.REDELIVERED,
-            attempt=delivery.attempt,
-            message=message,
-        )
+    awaited = Job.objects.queued().filter(
+        pk=delivery.job_id, attempt=delivery.attempt, delivery=delivery.number
+    )
+    with transaction.atomic(using=router.db_for_write(Job)):  # So that nobody deletes it in between.
+        if not awaited.update(**NEXT_DELIVERY):
+            return False
+        if delivery.number <= MOST_TOLD:
+            JobEvent.objects.create(
+                job_id=delivery.job_id,
+                kind=JobEvent.Kind.REDELIVERED,
+                attempt=delivery.attempt,
+                message=message,
+            )
     logger.warning("Job %s is delivered anew: %s was gone from its queue.", delivery.job_id, delivery.id)
     return True

@@ -13,14 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
-from django.db import IntegrityError, connections, router, transaction
-from django.db.models import BooleanField, QuerySet
-from django.db.models.expressions import RawSQL
+from django.db import IntegrityError, router, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from .conf import settings
 from .models import Job, JobQuerySet, QueueEvent
-from .states import FAILED, TERMINAL
+from .states import FAILED
 
 PAGE = 500
 """How many rows are read, and at most deleted, at once."""
@@ -100,7 +99,7 @@ class Retention:
         deleted = 0
         self.is_behind = False
         for days, walk in self._walks.items():
-            for page in walk.pages(_ended(Job.objects.all()), Now() - timedelta(days=days)):
+            for page in walk.pages(Job.objects.all(), Now() - timedelta(days=days)):
                 gone = _delete([job for job in page if rules.days(job) == days])
                 walk.pass_by(page, gone)
                 deleted += len(gone)
@@ -142,7 +141,7 @@ def prune(
         ways = [(Now() - kept if isinstance(kept, timedelta) else kept, lambda job: True)]
     for before, is_due in ways:
         walk = _Walk("finished_at", page_size)
-        for page in walk.pages(_ended(jobs), before):
+        for page in walk.pages(jobs, before):
             due = [job for job in page if is_due(job)]
             gone = [] if dry_run else _delete(due)
             walk.pass_by(page, gone)
@@ -196,17 +195,6 @@ class _Walk:
 _TICK = timedelta(microseconds=1)
 """SQLite compares times as texts, where 10:00:00.5 stands before 10:00:00.500000. With a tick to spare, all
 that has a time is found at or after it."""
-
-
-def _ended(jobs: QuerySet[Job]) -> QuerySet[Job]:
-    """Those that have ended, asked for in such a way that the index on their end is used."""
-    # SQLite takes a partial index only when it reads its condition in the statement itself, and then prefers
-    # another one, unless told that this condition excludes little: https://sqlite.org/lang_corefunc.html#likely
-    statuses = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
-    ended = f'"{Job._meta.db_table}"."status" IN ({statuses})'
-    if connections[jobs.db].vendor == "sqlite":
-        ended = f"likely({ended})"
-    return jobs.filter(RawSQL(ended, (), BooleanField()))  # noqa: S611 - Nothing in it is from outside.
 
 
 def _unchanged(time_field: str, jobs: Sequence[Ended]) -> JobQuerySet:

@@ -1,6 +1,7 @@
 """How far a job is: its percentage, a message, and the stages it goes through."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Protocol, Self
 
 from .values import short
@@ -74,7 +75,7 @@ class Stages:
 
 def check_percent(percent: object) -> None:
     """Raise `ValueError` for anything but a number from 0 to 100."""
-    if not isinstance(percent, int | float) or isinstance(percent, bool) or not 0 <= percent <= 100:
+    if not isinstance(percent, Real) or isinstance(percent, bool) or not 0 <= percent <= 100:  # type: ignore[operator]
         raise ValueError(f"Progress {percent!r}: give a percentage, a number from 0 to 100.")
 
 

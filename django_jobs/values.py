@@ -2,11 +2,14 @@
 
 import json
 import math
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
 from .conf import settings
+
+TRACEBACK_LIMIT = 64_000  # characters
 
 _SCALARS = (str, int, float, bool, type(None))
 _LARGEST_NUMBER_BITS = 13_000  # Python turns no number of more than 4,300 digits into text.
@@ -81,8 +84,34 @@ def result_error(result: object) -> str:
     return ""
 
 
+def error_fields(error: BaseException) -> dict[str, str]:
+    """What a row tells of an exception: `error_type`, `error_message`, `traceback`."""
+    # The user's code may define the message and the causes, and may fail at that.
+    frames = error.__traceback__
+    while frames and str(frames.tb_frame.f_globals.get("__name__")).startswith(f"{__package__}."):
+        frames = frames.tb_next  # Ours, which lead to the user's code.
+    try:
+        message = str(error)
+    except Exception as problem:  # noqa: BLE001
+        message = f"(its message raises {_type_name(problem)})"
+    try:
+        told = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    except Exception as problem:  # noqa: BLE001
+        told = f"(its traceback raises {_type_name(problem)})"
+    return {
+        "error_type": short(_type_name(error), 255),
+        "error_message": short(message, 2000),
+        "traceback": clean_text(told, TRACEBACK_LIMIT),
+    }
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the one that was meant, or all there are."""
     known = list(known)
     guess = get_close_matches(name, known, n=1)
     return f'did you mean "{guess[0]}"?' if guess else f"known are: {', '.join(known) or 'none'}."
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -4,9 +4,8 @@ from typing import Any
 
 from django.db import router, transaction
 
-from ..engines import all_engines
-from ..exceptions import UnknownQueue
 from ..models import Job, Queue, QueueEvent
+from ..monitor import check_queue
 from .jobs import cancel_waiting
 from .steering import check_permission, each
 
@@ -52,13 +51,5 @@ def empty(queue: str | Queue, by: Any = None) -> int:
 
 def _checked(queue: str | Queue) -> str:
     name = queue.name if isinstance(queue, Queue) else queue
-    problems = []
-    for engine in all_engines():
-        try:
-            engine.check_queue(name)
-            return name
-        except UnknownQueue as problem:
-            problems.append(problem)
-    if Queue.objects.filter(name=name).exists() or Job.objects.unfinished().on_queue(name).exists():
-        return name  # Not declared any more, or only for workers, but there are jobs to hold back.
-    raise problems[0]
+    check_queue(name)
+    return name

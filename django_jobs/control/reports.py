@@ -13,7 +13,7 @@ from ..exceptions import NotPossible
 from ..models import Job, JobEvent, get_job
 from ..outcomes import Outcome, end_from_outside
 from ..stages import Stages, check_percent
-from ..values import result_error, short
+from ..values import error_fields, json_error, result_error, short
 from .steering import check_ours, check_permission, leave, lock, refuse, trace
 
 REPORTED_FAILURE = "ReportedFailure"
@@ -42,10 +42,13 @@ def update_progress(
 
 
 def complete(job: Job | str | UUID, result: Any = None, by: Any = None) -> Job:
-    """End a job as finished, with its result. Raises `NotPossible` when it has ended, and `TypeError` for a
-    result that is not JSON."""
+    """End a job as finished, with its result.
+
+    Raises `NotPossible` when it has ended, `TypeError` for a result that is not JSON and `ValueError` for one
+    that is too large.
+    """
     if problem := result_error(result):
-        raise TypeError(problem)
+        raise (TypeError if json_error(result) else ValueError)(problem)
     return _end(job, Outcome.finished(result=result, progress={"progress": 100}), by, "finished")
 
 
@@ -54,8 +57,10 @@ def fail(job: Job | str | UUID, error: str | BaseException, by: Any = None) -> J
 
     `error` is text or an exception. Raises `NotPossible` when the job has ended.
     """
-    kind = type(error).__qualname__ if isinstance(error, BaseException) else REPORTED_FAILURE
-    outcome = Outcome.failed(short(kind, 255), short(str(error), 2000), "")
+    if isinstance(error, BaseException):
+        outcome = Outcome.failed(**error_fields(error))
+    else:
+        outcome = Outcome.failed(REPORTED_FAILURE, short(str(error), 2000), "")
     return _end(job, outcome, by, "failed")
 
 

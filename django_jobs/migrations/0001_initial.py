@@ -511,7 +511,7 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="job",
             index=models.Index(
-                condition=models.Q(("status__in", ["canceled", "failed", "finished"])),
+                condition=models.Q(("finished_at__isnull", False)),
                 fields=["finished_at"],
                 name="django_jobs_ended",
             ),
@@ -519,7 +519,7 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="job",
             index=models.Index(
-                condition=models.Q(("result_expires_at__isnull", False)),
+                condition=models.Q(("result__isnull", False), ("result_expires_at__isnull", False)),
                 fields=["result_expires_at"],
                 name="django_jobs_result_expires",
             ),

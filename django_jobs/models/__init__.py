@@ -1,6 +1,7 @@
 """The rows of django_jobs. One file a noun's family: jobs and what happened to them; what runs them."""
 
-from .jobs import Attempt, Job, JobEvent, JobQuerySet, get_job, new_job
+from .history import Attempt, JobEvent
+from .jobs import Job, JobQuerySet, get_job, new_job
 from .tallies import Tally
 from .workers import Installation, Lease, Queue, QueueEvent, Worker
 

@@ -8,7 +8,6 @@ from django.shortcuts import get_object_or_404, render
 from django_jobs.models import Job
 
 from .models import Chunk, Document, Triple
-from .vectors import nearest
 
 RESULTS = 10
 DOCUMENTS_PER_PAGE = 50
@@ -16,6 +15,8 @@ CHUNKS_PER_PAGE = 20
 
 
 def search(request):
+    from .vectors import nearest  # Here, as scikit-learn takes two seconds and no other page needs it.
+
     query = request.GET.get("q", "").strip()
     return render(
         request,

@@ -15,7 +15,7 @@ from django_jobs.models.workers import installation_id
 from django_jobs.reporter import LOG_LIMIT
 from django_jobs.signals import job_finished, job_started
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
-from django_jobs.values import clean_text
+from django_jobs.values import TRACEBACK_LIMIT, clean_text
 from tests.conftest import claim, execute, fresh, make_worker, no_time_limit
 
 # With transactions of their own: after a job its worker closes what connections the job spoiled.
@@ -297,7 +297,7 @@ def test_a_huge_traceback_is_cut_in_its_middle(job_factory):
     job = execute(job_factory(task="tests.tasks.fail_deep", args=[500]))
 
     assert job.status == FAILED
-    assert len(job.traceback) < executor.TRACEBACK_LIMIT + 100
+    assert len(job.traceback) < TRACEBACK_LIMIT + 100
     assert job.traceback.startswith("Traceback (most recent call last)")
     assert "characters cut" in job.traceback
     assert job.traceback.endswith("ValueError: at the bottom\n")
@@ -308,7 +308,7 @@ def test_a_huge_message_is_cut(job_factory):
 
     assert job.status == FAILED
     assert len(job.error_message) == 2000
-    assert len(job.traceback) < executor.TRACEBACK_LIMIT + 100
+    assert len(job.traceback) < TRACEBACK_LIMIT + 100
 
 
 def test_an_attempt_keeps_what_its_job_logged(job_factory):

@@ -170,6 +170,17 @@ def test_a_result_that_cannot_be_stored_is_refused_and_the_job_goes_on(job_facto
     assert (row(job), events(job)) == (before, [])
 
 
+def test_a_result_that_is_too_large_is_refused_and_the_job_goes_on(job_factory, settings):
+    settings.DJANGO_JOBS = {"MAX_RESULT_BYTES": 1000}
+    job = job_factory(status=STARTED)
+    before = row(job)
+
+    with pytest.raises(ValueError, match=r"^The result is 1,002 bytes of JSON; at most 1,000 are stored\."):
+        control.complete(job, "x" * 1000)
+
+    assert (row(job), events(job)) == (before, [])
+
+
 @pytest.mark.parametrize("result", [None, 0, "", [], {"a": [1, None, "ü"]}, 1.5])
 def test_a_result_is_kept_as_it_was(job_factory, result):
     job = control.complete(job_factory(status=STARTED), result)
@@ -253,6 +264,22 @@ def test_a_failure_is_text_or_an_exception(job_factory, error, kind, message):
     assert (job.status, job.error_type, job.error_message) == (FAILED, kind, message)
     attempt = job.attempts.get()
     assert (attempt.error_type, attempt.error_message) == (kind, message)
+
+
+def test_an_exception_is_told_as_a_worker_tells_it(job_factory):
+    def refuse():
+        raise JobDoesNotExist("no paper")
+
+    job = job_factory(status=STARTED)
+    try:
+        refuse()
+    except JobDoesNotExist as error:
+        control.fail(job, error)
+
+    attempt = job.attempts.get()
+    for told in (job, attempt):
+        assert told.error_type == "django_jobs.exceptions.JobDoesNotExist"
+        assert "in refuse" in told.traceback
 
 
 def test_a_job_that_runs_and_is_reported_failed_has_its_next_attempt_as_planned(job_factory):

@@ -1,5 +1,7 @@
 """The state of a job's progress, from updates to the row and back."""
 
+from fractions import Fraction
+
 import pytest
 
 from django_jobs.models import Job
@@ -95,6 +97,6 @@ def test_a_message_is_text_that_a_row_takes(message):
     told.encode()
 
 
-@pytest.mark.parametrize("percent", [0, 0.0, 1, 99.99, 100])
+@pytest.mark.parametrize("percent", [0, 0.0, 1, 99.99, 100, Fraction(1, 3)])
 def test_a_percentage_is_a_number_from_0_to_100(percent):
     check_percent(percent)

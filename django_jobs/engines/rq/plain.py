@@ -23,11 +23,10 @@ from rq.registry import DeferredJobRegistry, ScheduledJobRegistry, StartedJobReg
 from rq.results import Result
 from rq.utils import parse_timeout
 
-from ...executor import TRACEBACK_LIMIT
 from ...models import Attempt
 from ...models.jobs import WORKER_LOST
 from ...states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
-from ...values import clean_text, short
+from ...values import TRACEBACK_LIMIT, clean_text, short
 from ..base import Run, Seen, Spot, parse_delivery_id
 
 MOST = 500
