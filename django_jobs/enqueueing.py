@@ -181,8 +181,9 @@ def _write(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> list[Job
                 held |= _insert_unique(batch, alias)
         new = [job for job in jobs if job.pk not in held]
         relay.push_at_commit([job for job in new if job.status == QUEUED], alias)
-    for job in new:
-        job_enqueued.send_robust(Job, job=job)
+    if job_enqueued.has_listeners(Job):
+        for job in new:
+            job_enqueued.send_robust(Job, job=job)
     return [held.get(job.pk, job) for job in jobs]
 
 

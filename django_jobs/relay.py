@@ -136,7 +136,7 @@ def _push_batch(batch: list[Job]) -> None:
     batch.clear()
     if len(jobs) > 1:  # A savepoint may have rolled back some.
         committed = Job.objects.queued().filter(pk__in=[job.pk for job in jobs])
-        jobs = list(committed.only(*_DELIVERED_FIELDS).order_by("id"))
+        jobs = list(committed.only("engine", *Delivery.COLUMNS).order_by("id"))
     for engine in all_engines():
         mine = [job for job in jobs if job.engine == engine.name]
         for server, queues in engine.servers().items() if mine else ():
@@ -158,8 +158,9 @@ def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:
     paused = set(Queue.objects.filter(name__in=queues, paused=True).values_list("name", flat=True))
     for queue in queues:
         if queue not in paused:
-            jobs = Job.objects.filter(engine=engine.name).only(*_DELIVERED_FIELDS)
-            deliveries = [Delivery.of(job) for job in jobs.next_undelivered(queue, epoch, BATCH)]
+            jobs = Job.objects.filter(engine=engine.name)
+            rows = jobs.next_undelivered(queue, epoch, BATCH, *Delivery.COLUMNS)
+            deliveries = [Delivery(*row) for row in rows]
             if deliveries:
                 _mark(deliveries, engine.push(deliveries))
                 pushed += len(deliveries)
@@ -175,6 +176,3 @@ def _mark(deliveries: Iterable[Delivery], epoch: str) -> None:
         # Not by their status, which would lead a planner to read all that is queued.
         awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
         awaited.update(delivered_at=Now(), delivered_epoch=epoch)
-
-
-_DELIVERED_FIELDS = ("attempt", "delivery", "engine", "queue", "task", "timeout_seconds", "at_front")

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -32,9 +33,9 @@ _INSERT = """
 INSERT INTO {job} ({columns}) SELECT {values} FROM {rows} {on_conflict}
 """
 
-# The columns in which new jobs differ, with PostgreSQL's types. They go as one JSON document, which costs a
-# fifth of what a parameter for each column of each row does. All others get their defaults in the statement.
-_VARYING = {
+# The columns that a new job tells, with PostgreSQL's types. They go as JSON, which costs a fifth of what a
+# parameter for each column of each row does. All others get their defaults in the statement.
+_TOLD = {
     "id": "uuid",
     "task": "text",
     "description": "text",
@@ -56,9 +57,8 @@ _VARYING = {
     "meta": "jsonb",
     "unique_key": "text",
     "scheduled_for": "timestamptz",
-    "queued_at": "timestamptz",
 }
-_JSON = [name for name, kind in _VARYING.items() if kind == "jsonb"]
+_JSON = {name for name, kind in _TOLD.items() if kind == "jsonb"}
 
 MOST_BYTES = 10_000_000  # of new jobs in one statement; PostgreSQL takes 256 MB
 
@@ -69,15 +69,20 @@ def insert(jobs: Sequence[Job], alias: str, *, ignore_conflicts: bool = False) -
     With `ignore_conflicts` one whose unique key is held is left out, without an error. Jobs of more than
     `MOST_BYTES` together take several statements.
     """
-    rows = [{name: getattr(job, name) for name in _VARYING if name != "queued_at"} for job in jobs]
+    columns = dict(zip(_TOLD, zip(*map(attrgetter(*_TOLD), jobs), strict=True), strict=True))
+    own = [name for name, values in columns.items() if not _are_alike(name, values)]
+    columns |= {name: values[:1] for name, values in columns.items() if name not in own}
     if connections[alias].vendor == "sqlite":
         # There JSON is text, which lookups find only as the ORM writes it.
-        rows = [row | {name: json.dumps(row[name]) for name in _JSON} for row in rows]
-    encoder = json.JSONEncoder(default=_told(alias))
+        columns |= {name: tuple(map(json.dumps, columns[name])) for name in _JSON}
+    encoder = json.JSONEncoder(default=_as_json(alias))
+    alike = encoder.encode({name: values[0] for name, values in columns.items() if name not in own})
+    rows = (dict(zip(own, row, strict=True)) for row in zip(*(columns[name] for name in own), strict=True))
+    statement = _insert_statement(alias, ignore_conflicts, tuple(own))
     inserted = set()
     with connections[alias].cursor() as cursor:
-        for told in _documents(map(encoder.encode, rows)):
-            cursor.execute(_insert_statement(alias, ignore_conflicts), [told])
+        for document in _documents(map(encoder.encode, rows)):
+            cursor.execute(statement, [document, alike])
             if ignore_conflicts:
                 inserted |= {UUID(str(job_id)) for (job_id,) in cursor.fetchall()}
     for job in jobs:
@@ -120,18 +125,32 @@ def _documents(rows: Iterable[str]) -> Iterator[str]:
     yield f"[{','.join(together)}]"
 
 
-@cache
-def _insert_statement(alias: str, ignore_conflicts: bool) -> str:
+def _are_alike(name: str, values: Sequence[Any]) -> bool:
+    """True if this column has one value in all rows, which is then told once. Of JSON only what is empty."""
+    if name in _JSON:
+        return not any(values)
+    return name != "id" and values.count(values[0]) == len(values)
+
+
+@lru_cache(maxsize=1000)
+def _insert_statement(alias: str, ignore_conflicts: bool, own: tuple[str, ...]) -> str:
+    """Takes the rows' own columns as a JSON array of objects, then those that are alike as one object."""
     connection = connections[alias]
     quote, now = connection.ops.quote_name, _NOW[connection.vendor]
     if connection.vendor == "postgresql":
-        types = ", ".join(f"{quote(name)} {kind}" for name, kind in _VARYING.items())
-        rows = f"jsonb_to_recordset(%s::jsonb) AS new({types})"
-        told = {name: f"new.{quote(name)}" for name in _VARYING}
+        kinds = {name: f"{quote(name)} {kind}" for name, kind in _TOLD.items()}
+        rows = (
+            f"jsonb_to_recordset(%s::jsonb) AS new({', '.join(kinds[name] for name in own)}), "
+            f"jsonb_to_record(%s::jsonb) AS alike({', '.join(kinds.values())})"
+        )
+        told = {name: f"{'new' if name in own else 'alike'}.{quote(name)}" for name in _TOLD}
         told["owner_id"] += f"::{Job._meta.get_field('owner').db_type(connection)}"
     else:
-        rows = "json_each(%s) AS new WHERE true"  # So that ON is not taken for that of a join.
-        told = {name: f"json_extract(new.value, '$.{name}')" for name in _VARYING}
+        # WHERE, so that ON is not taken for that of a join.
+        rows = "json_each(%s) AS new, (SELECT %s AS value) AS alike WHERE true"
+        told = {
+            name: f"json_extract({'new' if name in own else 'alike'}.value, '$.{name}')" for name in _TOLD
+        }
     told["queued_at"] = f"CASE WHEN {told['status']} = '{QUEUED.value}' THEN {now} END"
     fields = [field for field in Job._meta.concrete_fields if not _is_set_by_database(field)]
     return _INSERT.format(
@@ -144,10 +163,10 @@ def _insert_statement(alias: str, ignore_conflicts: bool) -> str:
 
 
 def _is_set_by_database(field: "models.Field[Any, Any]") -> bool:
-    return field.has_db_default() and field.attname not in _VARYING
+    return field.has_db_default() and field.attname != "queued_at"
 
 
-def _told(alias: str) -> Callable[[Any], Any]:
+def _as_json(alias: str) -> Callable[[Any], Any]:
     """What json.dumps() asks for values that are no JSON: ids and times."""
 
     def tell(value: Any) -> Any:

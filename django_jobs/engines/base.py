@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Self
+from typing import ClassVar, Self
 from uuid import UUID
 
 from ..exceptions import UnknownQueue
@@ -30,6 +30,9 @@ class Delivery:
     task: str
     timeout_seconds: int | None
     at_front: bool = False
+
+    COLUMNS: ClassVar = ("pk", "attempt", "delivery", "queue", "task", "timeout_seconds", "at_front")
+    """Those of a job that make its delivery, in the order of the fields."""
 
     @classmethod
     def of(cls, job: Job) -> Self:

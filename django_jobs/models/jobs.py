@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator
 from django.db import models, transaction
 from django.db.models import BooleanField, F, Q
+from django.db.models.base import ModelState
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
@@ -94,14 +95,17 @@ class JobQuerySet(models.QuerySet["Job"]):
         # Not `exclude(delivered_epoch=epoch)`: two ranges of an index instead of a walk through it.
         return self.queued().ours().filter(Q(delivered_epoch__lt=epoch) | Q(delivered_epoch__gt=epoch))
 
-    def next_undelivered(self, queue: str, epoch: str, most: int) -> "list[Job]":
-        """The first undelivered jobs of a queue: those never delivered, then those of other epochs."""
+    def next_undelivered(self, queue: str, epoch: str, most: int, *columns: str) -> list[tuple[Any, ...]]:
+        """These columns of the first undelivered jobs of a queue: of those never delivered, else of those of
+        other epochs."""
         # SQLite takes a partial index only if it reads the condition in the statement itself.
         queued = RawSQL(f'"{Job._meta.db_table}"."status" = \'{QUEUED.value}\'', (), BooleanField())  # noqa: S611
         jobs = self.ours().filter(queued, queue=queue).order_by("delivered_epoch", "id")
         # Each is a range of the index, in its order; both in one question would be sorted.
-        found = list(jobs.filter(delivered_epoch__lt=epoch)[:most])
-        return found or list(jobs.filter(delivered_epoch__gt=epoch)[:most])
+        rows = jobs.values_list(*columns)
+        return list(rows.filter(delivered_epoch__lt=epoch)[:most]) or list(
+            rows.filter(delivered_epoch__gt=epoch)[:most]
+        )
 
     def same_delivery(self, job: "Job") -> Self:
         """The row of `job` as long as it awaits the same delivery of the same attempt."""
@@ -398,18 +402,25 @@ def get_job(job_id: str | UUID) -> Job:
     return job
 
 
-def new_job(**values: Any) -> Job:
-    """`Job(**values)` in a fifth of its time. Times that the database sets are read when asked for."""
-    row = [values[name] if name in values else default() for name, default in _defaults()]
-    return Job(*row)  # type: ignore[misc]
+def new_job(**columns: Any) -> Job:
+    """`Job(**columns)` in a tenth of its time, without signals. Times that the database sets are read when
+    asked for."""
+    fixed, made = _defaults()
+    job = Job.__new__(Job)  # As Django itself does when it unpickles a row.
+    job._state = ModelState()
+    vars(job).update(fixed, **{name: make() for name, make in made if name not in columns}, **columns)
+    return job
 
 
 @cache
-def _defaults() -> list[tuple[str, Callable[[], Any]]]:
-    return [
-        (field.attname, (lambda: models.DEFERRED) if field.has_db_default() else field.get_default)
-        for field in Job._meta.concrete_fields
-    ]
+def _defaults() -> tuple[dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
+    """The default of each column, and of those whose default is made for each row what makes it."""
+    fields = [field for field in Job._meta.concrete_fields if not field.has_db_default()]
+    made = {
+        field.attname: field.default for field in fields if field.has_default() and callable(field.default)
+    }
+    fixed = {field.attname: field.get_default() for field in fields if field.attname not in made}
+    return fixed, list(made.items())
 
 
 NEXT_DELIVERY = {"delivery": F("delivery") + 1, "delivered_at": None, "delivered_epoch": ""}

@@ -1,7 +1,6 @@
 """The producer's half of RQ: deliveries into RQ's queues."""
 
 import secrets
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -133,19 +132,20 @@ def _text(reply: Any) -> str:
 
 
 def _push_to(queue: str, deliveries: Sequence[Delivery], common: list[Any], pipeline: Pipeline) -> None:
-    installation = str(installation_id())
     keys = [f"{RQQueue.redis_queue_namespace_prefix}{queue}", RQQueue.redis_queues_keys]
-    values: list[Any] = [len(common), *common]
+    own: list[Any] = []
+    kinds: dict[tuple[Any, ...], int] = {}
     for delivery in deliveries:
-        keys.append(RQJob.key_for(delivery.id))
-        call: tuple[Any, ...] = (TRAMPOLINE, None, (delivery.id, installation), {})
-        values += [
-            "LPUSH" if delivery.at_front else "RPUSH",
-            delivery.id,
-            zlib.compress(JSONSerializer.dumps(call)),
-            f"{delivery.task}(…) attempt {delivery.attempt}",
-            delivery.timeout_seconds or -1,
-        ]
+        description = f"{delivery.task}(…) attempt {delivery.attempt}"
+        kind = ("LPUSH" if delivery.at_front else "RPUSH", description, delivery.timeout_seconds or -1)
+        delivery_id = delivery.id
+        keys.append(RQJob.key_for(delivery_id))
+        own += (delivery_id, kinds.setdefault(kind, len(kinds)))
+    # Not compressed, which RQ reads as well: so the script can put the id in.
+    call: tuple[Any, ...] = (TRAMPOLINE, None, ("ID", str(installation_id())), {})
+    before, after = JSONSerializer.dumps(call).split(b"ID")
+    told = [value for kind in kinds for value in kind]
+    values = [before, after, len(common), *common, len(kinds), *told, *own]
     pipeline.evalsha(scripts.sha(scripts.PUSH), len(keys), *keys, *values)
 
 

@@ -5,7 +5,6 @@ import json
 import socket
 import ssl
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -23,6 +22,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from ..base import QueueFacts, ServerFacts, parse_delivery_id
 from .connections import impatient_client, masked_url
+from .plain import unpacked
 
 MOST_WORKERS = 100
 MOST_DELIVERIES = 20
@@ -123,8 +123,8 @@ def _epoch(reply: bytes | None, run_id: str) -> str:
 def _installation(data: bytes | None) -> str:
     """Of which installation a delivery is, empty if it does not tell."""
     try:
-        _, _, (_, installation), _ = json.loads(zlib.decompressobj().decompress(data or b"", 10_000))
-    except (ValueError, TypeError, zlib.error):
+        _, _, (_, installation), _ = json.loads(unpacked(data or b"", 10_000))
+    except (ValueError, TypeError):
         return ""
     return str(installation)
 

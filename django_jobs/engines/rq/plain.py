@@ -235,7 +235,7 @@ def _seen(job_id: str, queue: str, told: Any) -> Seen | None:
     if word == "canceled" and execution:
         status = STARTED  # RQ cancels a job that runs in name only: it goes on.
     result = {_text(name): _text(value) for name, value in zip(*[iter(result_pairs)] * 2, strict=True)}
-    task, description = describe(_unpacked(fields["data"] or b"", _HEAD_BYTES), _text(fields["description"]))
+    task, description = describe(unpacked(fields["data"] or b"", _HEAD_BYTES), _text(fields["description"]))
     return Seen(
         engine="rq",
         id=job_id,
@@ -292,7 +292,7 @@ def _error(word: str, result: dict[str, str]) -> tuple[str, str, str]:
         return "", "It was canceled in RQ.", ""
     if packed := result.get("exc_string"):
         try:
-            text = _unpacked(b64decode(packed[: len(packed) // 4 * 4]), _MOST_UNPACKED_BYTES).decode(
+            text = unpacked(b64decode(packed[: len(packed) // 4 * 4]), _MOST_UNPACKED_BYTES).decode(
                 errors="replace"
             )
         except ValueError:
@@ -329,7 +329,8 @@ def _unindented(text: str) -> Iterator[str]:
     yield from lines
 
 
-def _unpacked(data: bytes, most: int) -> bytes:
+def unpacked(data: bytes, most: int) -> bytes:
+    """What RQ compressed, or was given plain, which it reads as well; at most so many bytes."""
     try:
         return zlib.decompressobj().decompress(data, most)
     except zlib.error:

@@ -18,20 +18,23 @@ return epoch
 
 PUSH = """
 -- KEYS[1]  the queue's list   KEYS[2]  the set of all queues   KEYS[3…]  the hash of each delivery
--- ARGV[1]  how many fields and values all hashes have in common   ARGV[2…]  these
--- then for each delivery: RPUSH, or LPUSH for the front; its id; its data, description and timeout
-local last_common = 1 + ARGV[1]
-local own = last_common + 1
+-- ARGV[1]  what stands before the id of a delivery in its data   ARGV[2]  what stands after it
+-- ARGV[3]  how many fields and values all hashes have in common   ARGV[4…]  these
+-- then how many kinds of deliveries there are; of each: RPUSH, or LPUSH for the front; description; timeout
+-- then of each delivery: its id; the number of its kind, from 0
+local last_common = 3 + ARGV[3]
+local kinds = last_common + 2
+local own = kinds + 3 * ARGV[last_common + 1]
 local pushed = 0
 for index = 3, #KEYS do
     if redis.call('EXISTS', KEYS[index]) == 0 then
-        redis.call('HSET', KEYS[index], unpack(ARGV, 2, last_common))
-        redis.call('HSET', KEYS[index], 'data', ARGV[own + 2], 'description', ARGV[own + 3],
-                   'timeout', ARGV[own + 4])
-        redis.call(ARGV[own], KEYS[1], ARGV[own + 1])
+        local id, kind = ARGV[own], kinds + 3 * ARGV[own + 1]
+        redis.call('HSET', KEYS[index], 'data', ARGV[1] .. id .. ARGV[2], 'description', ARGV[kind + 1],
+                   'timeout', ARGV[kind + 2], unpack(ARGV, 4, last_common))
+        redis.call(ARGV[kind], KEYS[1], id)
         pushed = pushed + 1
     end
-    own = own + 5
+    own = own + 2
 end
 if pushed > 0 then
     redis.call('SADD', KEYS[2], KEYS[1])
