@@ -4,9 +4,10 @@
 its own Python; the environment of the other one is made inside it. A Python that is not installed is left
 out, which the last line says and REQUIRE_ALL_CELLS=1 makes an error.
 
-Without arguments all tests run on the old ones with PostgreSQL, all but the slowest on the new ones with
-SQLite, and those of the core on the other two pairs; the coverage is measured with the new Python, where that
-costs least.
+With arguments, these tests run on all four pairs. Without, all run on the old ones with PostgreSQL and on the
+new ones with SQLite, but for the acceptance tests that start many processes and ask the database little: each
+of them on one of the two. Those of the core run on the other pairs as well. The coverage is measured with the
+new Python, where that costs least.
 """
 
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
 CELLS_AT_ONCE = 2  # For two cores: the tests wait as much as they compute.
-ALL_BUT_SLOWEST = ["--ignore=tests/acceptance/test_doctor.py"]
-CORE = [
-    "tests/acceptance/test_running.py",
-    *(f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")),
-]
+ON_POSTGRESQL_ONLY = ("async_tasks", "doctor", "robustness")
+ON_SQLITE_ONLY = ("names", "observer", "pytest_plugin", "quickstart", "worker_command")
+CORE = [f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")]
 
 
 def main(arguments: list[str]) -> int:
@@ -37,13 +37,15 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="django-jobs-tests-", ignore_cleanup_errors=True) as folder:
         os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
         old, new = pythons[0], pythons[-1]
-        chosen = [(old, "postgresql", arguments)]  # The longest first.
-        if old != new:
-            chosen += [
-                (new, "sqlite", arguments or ALL_BUT_SLOWEST),
+        if old == new:
+            chosen = [(old, "postgresql", arguments), (old, "sqlite", arguments)]
+        else:
+            chosen = [  # The longest first.
+                (new, "sqlite", arguments or all_without(ON_POSTGRESQL_ONLY)),
+                (old, "postgresql", arguments or all_without(ON_SQLITE_ONLY)),
                 (new, "postgresql", arguments or CORE),
+                (old, "sqlite", arguments or CORE),
             ]
-        chosen.append((old, "sqlite", arguments or (CORE if old != new else [])))
         cells = [
             partial(test, python, database, tests, measured=python == measured, folder=Path(folder))
             for python, database, tests in chosen
@@ -61,6 +63,10 @@ def main(arguments: list[str]) -> int:
             f"or in ~/.pyenv/versions. Install one, say with: uv python install {version}"
         )
     return 0 if all(verdicts.values()) and not (left_out and os.environ.get("REQUIRE_ALL_CELLS")) else 1
+
+
+def all_without(names: Sequence[str]) -> list[str]:
+    return [f"--ignore=tests/acceptance/test_{name}.py" for name in names]
 
 
 def find(version: str) -> str | None:
@@ -96,7 +102,14 @@ def test(
     cell = f"{versions(python)}, {database}"
     data = folder / cell.replace(", ", "-").replace(" ", "-")
     data.mkdir()
-    command = [python, "-m", *(["coverage", "run", "-m"] if measured else []), "pytest", *arguments]
+    command = [
+        python,
+        "-m",
+        *(["coverage", "run", "-m"] if measured else []),
+        "pytest",
+        "--durations=20",
+        *arguments,
+    ]
     if database == "postgresql":
         command = [python, "-m", "tests.postgres", *command]
     env = {**os.environ, "DATABASE": database, "PROJECT_DATA": str(data)}
