@@ -24,6 +24,7 @@ ERRORS = {
     "E007": "{problem}",
     "W001": "RQ_QUEUES declares no queue.",
     "W002": 'DJANGO_JOBS["QUEUES"] is ignored: the project declares RQ_QUEUES.',
+    "W003": "The jobs' database is SQLite and begins transactions without the lock that writing takes.",
 }
 
 
@@ -38,9 +39,17 @@ def check_apps(**kwargs: Any) -> Iterable[CheckMessage]:
 def check_database(**kwargs: Any) -> Iterable[CheckMessage]:
     from .models import Job
 
-    vendor = connections[router.db_for_write(Job)].vendor
+    connection = connections[router.db_for_write(Job)]
+    vendor = connection.vendor
     if vendor not in {"postgresql", "sqlite"}:
         yield _message("E002", "Route the app django_jobs to such a database.", vendor=vendor)
+    options = connection.settings_dict.get("OPTIONS", {})
+    if vendor == "sqlite" and str(options.get("transaction_mode")).upper() not in {"IMMEDIATE", "EXCLUSIVE"}:
+        yield _message(
+            "W003",
+            'Set "OPTIONS": {"timeout": 30, "transaction_mode": "IMMEDIATE"} in DATABASES: '
+            'one that reads first and then writes fails at once with "database is locked".',
+        )
     if not django_settings.USE_TZ:
         yield _message(
             "E003", "Set USE_TZ = True: times of jobs are moments, compared by the database's clock."

@@ -203,10 +203,6 @@ class Settings:
     def declared(cls) -> dict[str, Setting[Any]]:
         return {name: setting for name, setting in vars(cls).items() if isinstance(setting, Setting)}
 
-    @classmethod
-    def known_keys(cls) -> list[str]:
-        return list(cls.declared())
-
 
 def _without_secrets(name: str, value: object) -> str:
     # Imported when there is something to tell: it takes long.

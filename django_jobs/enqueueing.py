@@ -179,11 +179,10 @@ def _write(jobs: Sequence[Job], delays: Sequence[float], alias: str) -> list[Job
                 sql.insert(batch, alias)
             else:
                 held |= _insert_unique(batch, alias)
-        new = [job for job in jobs if job.pk not in held]
-        relay.push_at_commit([job for job in new if job.status == QUEUED], alias)
-    if job_enqueued.has_listeners(Job):
-        for job in new:
-            job_enqueued.send_robust(Job, job=job)
+    new = [job for job in jobs if job.pk not in held]
+    for job in new:
+        job_enqueued.send_robust(Job, job=job)
+    relay.push_at_commit([job for job in new if job.status == QUEUED], alias)
     return [held.get(job.pk, job) for job in jobs]
 
 

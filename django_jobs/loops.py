@@ -22,6 +22,9 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 
 GRACE_SECONDS = 5  # for a coroutine to end after it was interrupted
 EXIT_SECONDS = 2  # for what is left on the loop when the process ends
+LISTEN_EVERY_SECONDS = 1
+"""How often a waiting thread sees for itself whether it was interrupted: no signal wakes it that came to
+another thread, as after SIGSTOP, or just before it began to wait."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,7 +100,10 @@ class _Run(Executor, Generic[R]):
         """Do what is submitted until the coroutine ended; return its task; `Empty` when out of patience."""
         deadline = time.monotonic() + patience_seconds
         while (remaining := deadline - time.monotonic()) > 0:
-            item = self._work.get(timeout=remaining)
+            try:
+                item = self._work.get(timeout=min(remaining, LISTEN_EVERY_SECONDS))
+            except Empty:
+                continue
             if isinstance(item, asyncio.Task):
                 return item
             item()

@@ -122,8 +122,7 @@ def lose(job: Job, evidence: str) -> bool:
         pause = interval_seconds(job.retry_intervals, job.attempt, job.retry_jitter)
         update, verdict = _next_attempt(job, pause), "it will be retried"
     elif job.idempotent and job.losses < MOST_LOSSES:
-        update = {**_next_attempt(job, 0), "max_attempts": job.attempt + 1}
-        verdict = "it is idempotent and will run again"
+        update, verdict = _next_attempt(job, 0), "it is idempotent and will run again"
     else:
         update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
     error = _error(WORKER_LOST, short(evidence, 2000))
@@ -151,7 +150,9 @@ def _error(error_type: str = "", error_message: str = "", traceback: str = "") -
 
 def _record(job: Job, outcome: Outcome, worker_name: str) -> None:
     update = _next_state(job, outcome) | outcome.told
-    if _end_attempt(job, update, if_canceled=outcome.told):
+    if status := _end_attempt(job, update, if_canceled=outcome.told):
+        if status == CANCELED and outcome.kind == Attempt.Outcome.ELSEWHERE:
+            outcome = replace(outcome, kind=Attempt.Outcome.CANCELED)  # Nobody will report its end.
         _store_attempt(job, outcome, worker_name)
         _count_for_worker(job, outcome)
     elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
@@ -170,8 +171,7 @@ def _next_state(job: Job, outcome: Outcome, *, final: bool = False) -> dict[str,
     if final:
         return {"status": FAILED, "finished_at": Now()}
     if outcome.retry and job.attempt <= outcome.retry.max:
-        most = max(job.max_attempts, 1 + outcome.retry.max)
-        return {**_next_attempt(job, outcome.retry.seconds_after(job.attempt)), "max_attempts": most}
+        return _next_attempt(job, outcome.retry.seconds_after(job.attempt))
     if job.attempt < job.max_attempts and not outcome.retry:
         return _next_attempt(job, interval_seconds(job.retry_intervals, job.attempt, job.retry_jitter))
     return {"status": FAILED, "finished_at": Now()}

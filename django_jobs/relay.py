@@ -107,11 +107,20 @@ def reaches_out() -> bool:
     return not (_withheld or settings.IMMEDIATE)
 
 
+def rests(server: str) -> bool:
+    """True for a few seconds after this process found the server away: no request waits for it meanwhile."""
+    return time.monotonic() < _resting_until.get(server, 0)
+
+
+def let_rest(server: str) -> None:
+    _resting_until[server] = time.monotonic() + REST_AFTER_FAILURE_SECONDS
+
+
 def _run_here(jobs: Sequence[Job]) -> None:
     depth = getattr(_here, "depth", 0)
     if depth == MOST_NESTED:
         logger.error(
-            "Jobs run inside those that enqueue them, %s deep at most; %s stays queued.", depth, jobs[0].call
+            "Jobs run inside those that enqueue them, %s deep at most; %s stays queued.", depth, jobs[0]
         )
         return
     _here.depth = depth + 1
@@ -128,7 +137,7 @@ def _run_while_queued(job: Job) -> None:
         attempt = job.attempt
         if (raised := executor.run_here(job)) is not None:
             # Not raised: the caller whose commit this is has nothing to do with it.
-            logger.error("Attempt %s of job %s, %s, failed.", attempt, job.pk, job.call, exc_info=raised)
+            logger.error("Attempt %s of job %s failed.", attempt, job, exc_info=raised)
 
 
 def _push_batch(batch: list[Job]) -> None:
@@ -141,7 +150,7 @@ def _push_batch(batch: list[Job]) -> None:
         mine = [job for job in jobs if job.engine == engine.name]
         for server, queues in engine.servers().items() if mine else ():
             here = [job for job in mine if job.queue in queues]
-            if here and time.monotonic() >= _resting_until.get(server, 0):
+            if here and not rests(server):
                 _try_push(engine, server, here)
 
 
@@ -149,7 +158,7 @@ def _try_push(engine: BaseEngine, server: str, jobs: Sequence[Job]) -> None:
     try:
         engine.push([Delivery.of(job) for job in jobs])
     except EngineUnavailable as error:
-        _resting_until[server] = time.monotonic() + REST_AFTER_FAILURE_SECONDS
+        let_rest(server)
         logger.warning("%s jobs wait in the database until their server is back: %s", len(jobs), error)
 
 

@@ -15,8 +15,8 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy
 
 from ..models import Attempt, Job
+from ..models.workers import MOST_COUNTED
 
-MOST_COUNTED = 10_000
 NOTHING = "-"
 
 

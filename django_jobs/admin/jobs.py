@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
@@ -131,7 +132,7 @@ class JobAdmin(LookOnly, admin.ModelAdmin):
                     done += 1
                 else:
                     ended += 1
-            except JobsError as error:
+            except (JobsError, PermissionDenied) as error:
                 refused.append(str(error))
         self.message_user(request, told(done), messages.SUCCESS if done else messages.WARNING)
         for reason in refused[:5]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db import IntegrityError, router, transaction
 from django.db.models import F
-from django.db.models.functions import Greatest, Now
+from django.db.models.functions import Now
 
 from .. import relay
 from ..engines import Delivery, get_engine
@@ -15,7 +15,7 @@ from ..models.tallies import tally
 from ..outcomes import Outcome, end_from_outside
 from ..states import CANCELED, FAILED, FINISHED, QUEUED, STARTED, sources
 from ..values import short
-from .steering import check_ours, leave, lock, refuse, trace, verb, withdraw
+from .steering import check_ours, check_permission, leave, lock, refuse, trace, verb, withdraw
 
 MARKED_FAILED = "MarkedFailed"
 """The error type of a job that a person marked as failed."""
@@ -26,8 +26,9 @@ _WAITING = [status for status in sources(CANCELED) if status != STARTED]
 def cancel(jobs: Any, by: Any = None) -> Any:
     """Stop a job that has not ended, and return True if this call stopped it or asked for it.
 
-    One that waits is canceled at once. A started one stays `started` until its worker has stopped it;
-    when it finishes first, it stays finished. For a queryset: how many, see `Steered`.
+    One that waits is canceled at once. A started one, for which the permission `stop_job` is asked as well,
+    stays `started` until its worker has stopped it; when it finishes first, it stays finished. For a
+    queryset: how many, see `Steered`.
     """
     try:
         steered = _cancel(jobs, by)
@@ -51,15 +52,17 @@ def requeue(job: Job, by: Any = None) -> Job:
     """Run a job that has ended once more, and return the job that will run.
 
     A failed or canceled one is reopened with one attempt more; a finished one stays as it is, and a new
-    job with the same call is made, with `requeued_from`. Raises `NotRequeueable` while it has not ended, and
-    when another unfinished job holds its unique key.
+    job with the same call is made, with `requeued_from`. Raises `NotRequeueable` while it has not ended, when
+    it was failed or canceled as the caller knows it and has finished since, and when another unfinished job
+    holds its unique key.
     """
     check_ours(job)
+    known = job.status
     alias = router.db_for_write(Job)
     with transaction.atomic(using=alias):
         try:
             with transaction.atomic(using=alias):
-                again = _reopen(job) or _copy(job)
+                again = _reopen(job) or _copy(job, known)
         except IntegrityError:
             raise _key_is_held(job) from None
         trace(job, JobEvent.Kind.REQUEUED, by, "" if again is job else f"As new job {again.pk}.")
@@ -163,6 +166,7 @@ def _cancel(job: Job, by: Any = None) -> None:
     with transaction.atomic(using=router.db_for_write(Job)):
         lock(job)
         if job.status == STARTED:
+            check_permission(by, "stop_job")
             _stop(job, by)
         else:
             cancel_waiting(job, by)
@@ -186,10 +190,7 @@ def _reopen(job: Job) -> Job | None:
     """The job, queued again; None if it is finished. Raises `NotRequeueable` if it has not ended."""
     for status in (FAILED, CANCELED):
         reopened = Job.objects.filter(pk=job.pk, status=status).update(
-            status=QUEUED,
-            attempt=F("attempt") + 1,
-            max_attempts=Greatest(F("max_attempts"), F("attempt") + 1),
-            **_FRESH,
+            status=QUEUED, attempt=F("attempt") + 1, **_FRESH
         )
         if reopened:
             lock(job)
@@ -203,7 +204,13 @@ def _reopen(job: Job) -> Job | None:
     return None
 
 
-def _copy(job: Job) -> Job:
+def _copy(job: Job, known: str) -> Job:
+    if known in (FAILED, CANCELED):
+        raise NotRequeueable(
+            f"Job {job.pk} was {known} and has finished since: somebody else has requeued it. To run it once "
+            "more, read it anew.",
+            "is finished by now",
+        )
     copy = Job(**{name: getattr(job, name) for name in _CALL}, requeued_from=job)
     copy.save(force_insert=True)
     return copy

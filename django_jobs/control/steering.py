@@ -1,9 +1,9 @@
 """What all verbs share: permission, trace, and doing one thing to many jobs."""
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar, overload
@@ -70,13 +70,20 @@ def verb(permission: str) -> Callable[[Callable[..., R]], Verb[R]]:
 
 
 def each(function: Callable[..., Any], jobs: QuerySet[Job], by: Any, **options: Any) -> Steered:
-    """Call `function` for each of the jobs that are there now; a refused one does not stop the others."""
+    """Call `function` for each of the jobs that are there now; a refused one does not stop the others.
+
+    One that is not among them any more when its turn comes is left out.
+    """
     steered = Steered()
     for job in _one_by_one(jobs):
         try:
-            function(job, by, **options)
+            with transaction.atomic(using=router.db_for_write(Job)):
+                _check_chosen(job, jobs)
+                function(job, by, **options)
         except NotPossible as refusal:
             steered.refused[refusal.reason] += 1
+        except PermissionDenied:
+            steered.refused[f"is {job.status}, which takes another permission"] += 1
         except JobDoesNotExist:
             steered.refused["deleted already"] += 1
         else:
@@ -148,18 +155,39 @@ def _tell(name: str, delivery: Delivery, say: Callable[[BaseEngine], None]) -> N
     if server is None or not relay.reaches_out():
         return
     # A second for each of a thousand jobs would be too long; with pushes it rests after one that failed.
-    if time.monotonic() < relay._resting_until.get(server, 0):
+    if relay.rests(server):
         return
     try:
         say(engine)
     except EngineUnavailable as error:
-        relay._resting_until[server] = time.monotonic() + relay.REST_AFTER_FAILURE_SECONDS
+        relay.let_rest(server)
         logger.info("Nothing is said to %s about %s, which is void: %s", name, delivery.id, error)
 
 
+def _check_chosen(job: Job, jobs: QuerySet[Job]) -> None:
+    """Lock the row of a job read from `jobs`; raise `NotPossible` if it would not be chosen any more."""
+    now = copy(job)
+    lock(now)
+    if _columns(now) == _columns(job):
+        return
+    is_chosen = now.status == job.status if _is_fixed(jobs) else jobs.filter(pk=job.pk).exists()
+    if not is_chosen:
+        raise NotPossible(
+            f"Job {job.pk} is {now.status} by now, or otherwise changed.", f"is {now.status} by now"
+        )
+
+
+def _columns(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in vars(job).items() if name != "_state"}
+
+
+def _is_fixed(jobs: QuerySet[Job]) -> bool:
+    """True for what takes no further filter."""
+    return bool(jobs.query.is_sliced or jobs.query.combinator)
+
+
 def _one_by_one(jobs: QuerySet[Job]) -> Iterator[Job]:
-    is_fixed = jobs.query.is_sliced or jobs.query.combinator  # Neither takes a further filter.
-    for page in [list(jobs)] if is_fixed else _pages(jobs):
+    for page in [list(jobs)] if _is_fixed(jobs) else _pages(jobs):
         yield from page
 
 

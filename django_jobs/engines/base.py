@@ -43,10 +43,6 @@ class Delivery:
     def id(self) -> str:
         return f"{self.job_id.hex}-{self.attempt}-{self.number}"
 
-    @property
-    def key(self) -> tuple[UUID, int, int]:
-        return self.job_id, self.attempt, self.number
-
 
 def parse_delivery_id(text: str) -> tuple[UUID, int] | None:
     """The (job id, attempt) that a delivery's id asks for; None when it is not the id of a delivery."""

@@ -245,6 +245,7 @@ class Migration(migrations.Migration):
                     ("move_job", "Can move a job to another queue"),
                     ("report_job", "Can report progress and end of a job from elsewhere"),
                 ],
+                "base_manager_name": "objects",
             },
         ),
         migrations.CreateModel(
@@ -386,6 +387,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
+                "base_manager_name": "objects",
                 "indexes": [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")],
             },
         ),

@@ -229,6 +229,7 @@ class Job(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        base_manager_name = "objects"
         permissions = [
             ("cancel_job", "Can cancel job"),
             ("stop_job", "Can stop a running job"),
@@ -368,7 +369,10 @@ class Job(models.Model):
             pause = min(pause * 1.5, 0.5)
 
     def _ended_now(self) -> bool:
-        self.refresh_from_db()
+        try:
+            self.refresh_from_db()
+        except Job.DoesNotExist:
+            raise JobDoesNotExist(f"There is no job {self.pk} any more; it was deleted.") from None
         if not self.has_ended and transaction.get_connection(self._state.db).in_atomic_block:
             raise RuntimeError(
                 "job.wait() inside a transaction would wait for ever: the job is enqueued when it commits. "
@@ -389,6 +393,11 @@ class Job(models.Model):
         from .. import control
 
         return control.requeue(self, by=by)
+
+    # A template that names one of these must not call it.
+    cancel.alters_data = True  # type: ignore[attr-defined]
+    requeue.alters_data = True  # type: ignore[attr-defined]
+    wait.alters_data = True  # type: ignore[attr-defined]
 
 
 def get_job(job_id: str | UUID) -> Job:

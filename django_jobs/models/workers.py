@@ -54,6 +54,7 @@ class Worker(models.Model):
     objects = PrimaryManager.from_queryset(WorkerQuerySet)()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["name"]
         indexes = [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")]
 

@@ -46,7 +46,7 @@ def run(tmp_path):
 
 
 def test_the_quickstart_leads_to_a_finished_job(run, tmp_path):
-    settings, task = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    apps, database, task = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     shown = re.findall(r"^    (python .+|django-admin .+|pip .+|cd .+)$", PAGE.read_text(), re.MULTILINE)
     told = {}
 
@@ -56,9 +56,8 @@ def test_the_quickstart_leads_to_a_finished_job(run, tmp_path):
         told[command] = run(command)
         if "startapp" in command:
             path = tmp_path / "shop" / "shop" / "settings.py"
-            path.write_text(
-                re.sub(r"^INSTALLED_APPS = \[.*?^\]\n", settings, path.read_text(), flags=re.M | re.S)
-            )
+            settings = re.sub(r"^INSTALLED_APPS = \[.*?^\]\n", apps, path.read_text(), flags=re.M | re.S)
+            path.write_text(re.sub(r"^DATABASES = \{.*?^\}\n", database, settings, flags=re.M | re.S))
             (tmp_path / "shop" / "orders" / "tasks.py").write_text(task)
 
     codes = {command: code for command, (code, _) in told.items()}

@@ -10,7 +10,7 @@ from django.test import TestCase, override_settings
 
 from django_jobs import Retry, control, enqueue_many, relay
 from django_jobs.models import Attempt, Job, Queue
-from django_jobs.signals import job_started
+from django_jobs.signals import job_enqueued, job_started
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests import tasks
 from tests.conftest import fresh, lines
@@ -34,6 +34,19 @@ def test_without_a_transaction_a_job_has_run_when_enqueue_returns():
 
     assert (job.status, job.result) == (FINISHED, 3)
     assert (fresh(job).status, fresh(job).result) == (FINISHED, 3)
+
+
+def test_receivers_are_told_of_a_job_before_it_runs():
+    told = []
+
+    def note(job, **kwargs):
+        told.append(job.status)
+
+    job_enqueued.connect(note)
+    tasks.add.enqueue(1, 2)
+    job_enqueued.disconnect(note)
+
+    assert told == [QUEUED]
 
 
 def test_in_a_transaction_a_job_runs_at_the_commit_and_not_before(tmp_path):
@@ -90,7 +103,7 @@ def test_a_job_that_fails_is_recorded_and_logged_and_raises_nothing(task, argume
     assert job.status == FAILED
     assert "tests/tasks.py" in job.traceback
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.getMessage() == f"Attempt 1 of job {job.pk}, {job.call}, failed."
+    assert record.getMessage() == f"Attempt 1 of job {job} failed."
     assert error in caplog.text
 
 
@@ -130,7 +143,8 @@ def test_jobs_that_enqueue_jobs_without_end_are_stopped_with_an_error(caplog):
     tasks.enqueue_itself.enqueue(1000)
 
     assert statuses() == [FINISHED] * relay.MOST_NESTED + [QUEUED]
-    assert "20 deep at most; tests.tasks.enqueue_itself(980) stays queued." in caplog.text
+    [left] = Job.objects.queued()
+    assert (left.args, f"20 deep at most; {left} stays queued." in caplog.text) == ([980], True)
 
 
 def test_async_code_enqueues_as_well():

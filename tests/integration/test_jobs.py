@@ -14,6 +14,7 @@ from django_jobs import get_job
 from django_jobs.exceptions import JobDoesNotExist, WaitTimeout
 from django_jobs.models import Attempt, Job, JobEvent, Worker
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
+from tests import tasks
 from tests.conftest import execute, fresh, make_worker
 
 pytestmark = pytest.mark.django_db
@@ -25,7 +26,7 @@ def test_waiting_for_a_job_that_has_ended_returns_it_as_it_is_now(job_factory, s
     job = job_factory()
     Job.objects.filter(pk=job.pk).update(status=status, result=7)
 
-    assert job.wait(timeout=5) is job
+    assert job.wait(timeout=60) is job
     assert (job.status, job.result) == (status, 7)
 
 
@@ -41,7 +42,7 @@ def test_waiting_ends_when_the_job_does(job_factory):
 
     timer = threading.Timer(0.3, run)
     timer.start()
-    assert job.wait(timeout=10).result == 3
+    assert job.wait(timeout=60).result == 3
     timer.join()
 
 
@@ -62,11 +63,38 @@ def test_a_wait_that_times_out_is_a_timeout_error_too(job_factory):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_waiting_for_a_job_that_was_deleted_is_told_so(job_factory):
+    job = job_factory()
+    Job.objects.filter(pk=job.pk).delete()
+
+    with pytest.raises(JobDoesNotExist, match=f"There is no job {job.pk} any more; it was deleted"):
+        job.wait(timeout=60)
+
+
+class ReadsElsewhere:
+    def db_for_read(self, model, **hints):
+        return "other"
+
+    def db_for_write(self, model, **hints):
+        return "default"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_is_read_where_it_was_written_and_not_on_a_replica(settings, valkey):
+    settings.DATABASE_ROUTERS = [ReadsElsewhere()]
+    job = tasks.add.enqueue(1)
+
+    assert job.created_at <= job.queued_at
+    job.refresh_from_db()
+    assert execute(job).wait(timeout=0).status == FINISHED
+
+
+@pytest.mark.django_db(transaction=True)
 def test_waiting_inside_a_transaction_is_refused(job_factory):
     job = job_factory()
 
     with transaction.atomic(), pytest.raises(RuntimeError, match="would wait for ever"):
-        job.wait(timeout=5)
+        job.wait(timeout=60)
 
 
 def test_a_job_is_found_by_its_id_in_any_spelling(job_factory):

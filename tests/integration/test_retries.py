@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from django_jobs import Retry, executor
-from django_jobs.models import tallies
+from django_jobs.models import Job, tallies
 from django_jobs.outcomes import report
 from django_jobs.signals import job_finished
 from django_jobs.states import CANCELED, FAILED, QUEUED, SCHEDULED
@@ -29,8 +29,8 @@ def attempts(job):
 def test_a_task_that_asks_is_tried_again_after_its_interval(job_factory, task):
     job = execute(job_factory(**asking(task, 2, 60)))
 
-    assert (job.status, job.attempt, job.max_attempts, job.started_at) == (SCHEDULED, 2, 3, None)
-    assert timedelta(seconds=55) < job.scheduled_for - timezone.now() <= timedelta(seconds=60)
+    assert (job.status, job.attempt, job.max_attempts, job.started_at) == (SCHEDULED, 2, 1, None)
+    assert timedelta(0) < job.scheduled_for - timezone.now() <= timedelta(seconds=60)
     assert attempts(job) == [(1, "retried")]
 
 
@@ -48,9 +48,19 @@ def test_a_task_that_asks_on_after_its_last_retry_has_failed(job_factory, task):
     for _ in range(3):
         job = execute(job)
 
-    assert (job.status, job.attempt, job.max_attempts) == (FAILED, 3, 3)
+    assert (job.status, job.attempt, job.max_attempts) == (FAILED, 3, 1)
     assert attempts(job) == [(1, "retried"), (2, "retried"), (3, "failed")]
     assert tallies.totals("file_processing") == {("file_processing", "failed"): 1}
+
+
+@pytest.mark.parametrize("task", ASKING)
+def test_an_error_after_a_task_asked_is_followed_by_no_more_than_the_tasks_own_retries(job_factory, task):
+    job = execute(job_factory(**asking(task, 5)))
+    Job.objects.filter(pk=job.pk).update(task="tests.tasks.fail", args=["no paper"])
+
+    job = execute(fresh(job))
+
+    assert (job.status, attempts(job)) == (FAILED, [(1, "retried"), (2, "failed")])
 
 
 def test_without_any_retry_asking_is_failing(job_factory):

@@ -35,7 +35,7 @@ def test_an_unknown_setting_like_no_other_is_told_with_all_there_are(settings, k
 
     [(code, _, hint)] = told(checks.check_settings)
 
-    assert (code, hint) == ("E004", f"Known are: {', '.join(jobs_settings.known_keys())}.")
+    assert (code, hint) == ("E004", f"Known are: {', '.join(jobs_settings.declared())}.")
 
 
 @pytest.mark.parametrize("given", [None, [], "x", 5])
@@ -61,12 +61,12 @@ def test_a_setting_of_no_use_is_told_with_what_is_allowed_and_the_default(settin
 
 
 def test_every_setting_of_no_use_is_told(settings):
-    settings.DJANGO_JOBS = dict.fromkeys(jobs_settings.known_keys(), object())
+    settings.DJANGO_JOBS = dict.fromkeys(jobs_settings.declared(), object())
 
     messages = told(checks.check_settings)
 
     assert {code for code, *_ in messages} == {"E006"}
-    for key, (_, message, _) in zip(jobs_settings.known_keys(), messages, strict=True):
+    for key, (_, message, _) in zip(jobs_settings.declared(), messages, strict=True):
         assert message.startswith(f'DJANGO_JOBS["{key}"] is <object object')
 
 
@@ -129,12 +129,30 @@ def test_a_project_without_the_app_django_rq_is_all_right(settings):
 
 
 def test_a_database_that_is_not_supported_is_told(monkeypatch):
-    monkeypatch.setattr(checks, "connections", {"default": SimpleNamespace(vendor="mysql")})
+    monkeypatch.setattr(checks, "connections", {"default": SimpleNamespace(vendor="mysql", settings_dict={})})
 
     [(code, message, _)] = told(checks.check_database)
 
     assert code == "E002"
     assert message == "The jobs' database is mysql; django_jobs supports PostgreSQL and SQLite."
+
+
+@pytest.mark.parametrize(
+    ("vendor", "options", "codes"),
+    [
+        ("sqlite", {}, ["W003"]),
+        ("sqlite", {"transaction_mode": "DEFERRED"}, ["W003"]),
+        ("sqlite", {"transaction_mode": None}, ["W003"]),
+        ("sqlite", {"transaction_mode": "IMMEDIATE"}, []),
+        ("sqlite", {"transaction_mode": "exclusive"}, []),
+        ("postgresql", {}, []),
+    ],
+)
+def test_sqlite_whose_transactions_cannot_wait_for_each_other_is_told(monkeypatch, vendor, options, codes):
+    connection = SimpleNamespace(vendor=vendor, settings_dict={"OPTIONS": options})
+    monkeypatch.setattr(checks, "connections", {"default": connection})
+
+    assert [code for code, *_ in told(checks.check_database)] == codes
 
 
 def test_local_times_are_told(settings):
