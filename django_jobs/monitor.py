@@ -171,7 +171,7 @@ def queues() -> list[QueueFigures]:
                 epoch, error = None, str(unavailable)
             found += [(name, engine, server, epoch, error) for name in names]
         for name in _undeclared_queues(engine):
-            error = f"Jobs wait on the queue {name}, which {engine.queues_setting} does not declare."
+            error = f"Jobs wait on the queue {name}, which {engine.declared_in} does not declare."
             found.append((name, engine, "", None, error))
     counts = _counts([name for name, *_ in found])
     undelivered = _bounded_counts(

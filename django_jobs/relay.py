@@ -159,7 +159,8 @@ def _try_push(engine: BaseEngine, server: str, jobs: Sequence[Job]) -> None:
         engine.push([Delivery.of(job) for job in jobs])
     except EngineUnavailable as error:
         let_rest(server)
-        logger.warning("%s jobs wait in the database until their server is back: %s", len(jobs), error)
+        waiting = "1 job waits" if len(jobs) == 1 else f"{len(jobs)} jobs wait"
+        logger.warning("%s in the database until the server of the queue answers: %s", waiting, error)
 
 
 def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:

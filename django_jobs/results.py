@@ -22,6 +22,8 @@ class TaskResult:
     error: str | None
     execution_time: float
     """Seconds that the last attempt ran; 0 if none did."""
+    result_error: str = ""
+    """Why what the task returned is not kept, and `return_value` is None; empty if it is."""
 
     def raise_for_error(self) -> None:
         """Raise `JobFailed` if the job did not finish."""
@@ -69,6 +71,7 @@ def _result(job: Job) -> TaskResult:
         return_value=job.result,
         error=_error(job),
         execution_time=job.duration.total_seconds() if job.duration else 0,
+        result_error=job.result_error,
     )
 
 

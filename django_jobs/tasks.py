@@ -108,6 +108,8 @@ def enqueue_many(calls: Iterable[Call]) -> list[Job]:
     All or none: a call that is refused raises before anything is written, and all are written in one
     transaction. The jobs stand in the order of the calls; see `Task.enqueue` for `unique=`.
     """
+    if isinstance(calls, Call):
+        raise TypeError("enqueue_many() takes a list of calls: enqueue_many([task.call(…)]).")
     calls = list(calls)
     for call in calls:
         if not isinstance(call, Call):

@@ -14,7 +14,7 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
 
     def run(position: int) -> None:
         try:
-            barrier.wait(10)
+            barrier.wait(60)
             answers[position] = functions[position]()
         except Exception as error:
             answers[position] = error

@@ -62,7 +62,10 @@ def verb(permission: str) -> Callable[[Callable[..., R]], Verb[R]]:
                 return function(jobs, by, **options)
             if isinstance(jobs, QuerySet) and issubclass(jobs.model, Job):
                 return each(function, jobs, by, **options)
-            raise TypeError(f"{function.__name__.lstrip('_')}({jobs!r}): give a job or a queryset of jobs.")
+            raise TypeError(
+                f"{function.__name__.lstrip('_')}({jobs!r}): give a job, such as get_job(id), or a queryset "
+                "of jobs."
+            )
 
         return steer
 
@@ -92,6 +95,8 @@ def each(function: Callable[..., Any], jobs: QuerySet[Job], by: Any, **options: 
 
 
 def check_permission(by: Any, codename: str) -> None:
+    if by is not None and not hasattr(by, "has_perm"):
+        raise TypeError(f"by={by!r} is no user; give one, and options by their names, such as queue=…")
     if by is not None and not by.has_perm(f"django_jobs.{codename}"):
         raise PermissionDenied(f"User {by} lacks the permission django_jobs.{codename}.")
 

@@ -75,7 +75,7 @@ def queues(situation: Situation) -> Iterator[Finding]:
 
 
 def _undeclared(name: str, waits: str, declared: Sequence[str]) -> Finding:
-    settings = " or ".join(engine.queues_setting for engine in all_engines())
+    settings = " or ".join(engine.declared_in for engine in all_engines())
     return error(
         "queue",
         f"{waits}. No engine declares this queue, so that nothing is delivered.",

@@ -139,6 +139,11 @@ class BaseEngine(ABC):
     queues_setting: str
     """Name of the setting that declares this engine's queues."""
 
+    @property
+    def declared_in(self) -> str:
+        """Where this project declares them, as Python code."""
+        return self.queues_setting
+
     @abstractmethod
     def servers(self) -> Mapping[str, Sequence[str]]:
         """The declared queues by the server that holds them: {server: [queue, …]}.
@@ -206,5 +211,5 @@ class BaseEngine(ABC):
         hint = f'Did you mean "{guess[0]}"? ' if guess else ""
         raise UnknownQueue(
             f'Unknown queue "{queue}". {hint}Declared are: {", ".join(names) or "none"}. '
-            f"Declare it in {self.queues_setting}."
+            f"Declare it in {self.declared_in}."
         )

@@ -16,7 +16,7 @@ def test_coroutines_run_on_our_worker(start_worker, tmp_path):
     start_worker("file_processing")
 
     for job in (good, bad, storing, failing):
-        job.wait(timeout=20)
+        job.wait(timeout=60)
 
     assert (good.status, good.result) == (FINISHED, 3)
     assert (bad.status, bad.attempt, bad.error_message) == (FAILED, 2, "why")
@@ -33,7 +33,7 @@ def test_a_coroutine_that_outlasts_its_time_is_interrupted_and_cleans_up(start_w
     after = tasks.add_slowly.enqueue(1, 2)
     worker = start_worker("file_processing")
 
-    after.wait(timeout=20)
+    after.wait(timeout=60)
 
     row = fresh(job)
     assert (row.status, row.error_type) == (FAILED, "rq.timeouts.JobTimeoutException")
@@ -52,8 +52,8 @@ def test_a_coroutine_tells_its_progress_and_is_canceled_while_it_awaits(start_wo
 
     job.cancel()
 
-    assert job.wait(timeout=15).status == CANCELED
-    assert after.wait(timeout=15).status == FINISHED
+    assert job.wait(timeout=60).status == CANCELED
+    assert after.wait(timeout=60).status == FINISHED
 
 
 def test_coroutines_run_on_rqs_own_worker_too(transactional_db, valkey, valkey_server, tmp_path):
@@ -64,7 +64,7 @@ def test_coroutines_run_on_rqs_own_worker_too(transactional_db, valkey, valkey_s
 
     with plain_rq_worker(valkey_server, tmp_path, "--serializer", "json", "file_processing") as log:
         for job in (good, bad, slow):
-            job.wait(timeout=30)
+            job.wait(timeout=60)
         wait_until(lambda: not Worker.objects.exists())
 
     assert (good.status, good.result) == (FINISHED, [["a", "b"], False, str(good.pk)]), log.read_text()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 from django.db import connection
 
@@ -11,7 +10,7 @@ from django_jobs.models import Lease, Worker
 from django_jobs.processes import identity
 from django_jobs.states import CANCELED, FAILED, FINISHED, STARTED
 from tests import tasks
-from tests.conftest import fresh, lines, wait_until
+from tests.conftest import Stopwatch, fresh, lines, wait_until
 
 
 def child_of(effects):
@@ -27,10 +26,10 @@ def test_a_job_whose_process_is_killed_is_interrupted_within_seconds_with_the_ev
     job = tasks.kill_itself.enqueue()
     worker = start_worker("file_processing")
 
-    job.wait(timeout=15)
+    job.wait(timeout=60)
 
     assert (job.status, job.is_interrupted) == (FAILED, True)
-    assert (job.finished_at - job.started_at).total_seconds() < 5
+    assert (job.finished_at - job.started_at).total_seconds() < 30
     assert "its process was ended by signal 9 (Killed)" in job.error_message
     assert "MB of memory" in job.error_message
     event = job.events.get()
@@ -44,11 +43,11 @@ def test_a_job_whose_process_is_killed_is_retried_while_attempts_are_left(start_
     after = tasks.add.enqueue(1)
     start_worker("file_processing")
 
-    job.wait(timeout=20)
+    job.wait(timeout=60)
 
     assert [attempt.outcome for attempt in job.attempts.all()] == ["lost", "lost"]
     assert (job.status, job.attempt, job.losses) == (FAILED, 2, 2)
-    assert after.wait(timeout=10).status == FINISHED
+    assert after.wait(timeout=60).status == FINISHED
 
 
 def test_when_workers_are_killed_their_children_die_and_another_worker_settles_their_jobs(
@@ -67,23 +66,23 @@ def test_when_workers_are_killed_their_children_die_and_another_worker_settles_t
         worker.kill()
     canceled.cancel()
 
-    wait_until(lambda: {identity(pid) for pid in [*children, maintainer]} == {None}, timeout_seconds=5)
-    began = time.monotonic()
-    start_worker("file_processing")
-    wait_until(lambda: len(lines(again)) == 2)
-    release.touch()
-    rerun.wait(timeout=10)
-    assert time.monotonic() - began < 20
+    wait_until(lambda: {identity(pid) for pid in [*children, maintainer]} == {None})
+    with Stopwatch() as watch:
+        start_worker("file_processing")
+        wait_until(lambda: len(lines(again)) == 2)
+        release.touch()
+        rerun.wait(timeout=60)
+    assert watch.seconds < 30
 
     assert (rerun.status, rerun.attempt, rerun.losses) == (FINISHED, 2, 1)
     assert [attempt.outcome for attempt in rerun.attempts.all()] == ["lost", "finished"]
     assert [line.split()[0] for line in lines(again)] == ["started", "started", "ended"]
 
-    assert (interrupted.wait(timeout=10).is_interrupted, interrupted.losses) == (True, 1)
+    assert (interrupted.wait(timeout=60).is_interrupted, interrupted.losses) == (True, 1)
     assert "last answered at" in interrupted.error_message
     assert [line.split()[0] for line in lines(once)] == ["started"]
 
-    assert canceled.wait(timeout=10).status == CANCELED
+    assert canceled.wait(timeout=60).status == CANCELED
     assert [line.split()[0] for line in lines(stopped)] == ["started"]
 
 
@@ -92,12 +91,12 @@ def test_an_interrupted_job_runs_again_when_a_person_asks_for_it(start_worker, t
     job = tasks.hold.enqueue(str(effects), str(release))
     start_worker("file_processing")
     os.kill(child_of(effects), signal.SIGKILL)
-    assert job.wait(timeout=10).is_interrupted
+    assert job.wait(timeout=60).is_interrupted
 
     release.touch()
     job.requeue()
 
-    assert (job.wait(timeout=10).status, job.attempt) == (FINISHED, 2)
+    assert (job.wait(timeout=60).status, job.attempt) == (FINISHED, 2)
 
 
 def test_a_job_goes_on_while_its_worker_hangs_and_is_finished_in_the_end(start_worker, tmp_path):
@@ -128,7 +127,7 @@ def test_a_killed_maintainer_is_replaced_and_due_jobs_run(start_worker):
     os.kill(killed, signal.SIGKILL)
     job = tasks.add.using(delay=1).enqueue(1)
 
-    assert job.wait(timeout=30).status == FINISHED
+    assert job.wait(timeout=60).status == FINISHED
     assert maintainer_pid() != killed
 
 
@@ -145,7 +144,7 @@ def test_a_stopped_worker_finishes_its_job_and_leaves_nothing_behind(start_worke
     assert fresh(job).status == STARTED
     release.touch()
 
-    assert worker.process.wait(timeout=15) == 0
+    assert worker.process.wait(timeout=60) == 0
     assert (fresh(job).status, fresh(waiting).status) == (FINISHED, "queued")
     assert not Worker.objects.exists()
     assert not Lease.objects.exists()
@@ -158,10 +157,10 @@ def test_an_idle_worker_stops_at_once(start_worker):
     wait_until(lambda: "Listening on" in worker.log.read_text())
     maintainer = wait_until(maintainer_pid)
 
-    began = time.monotonic()
-    assert worker.stop() == 0
+    with Stopwatch() as watch:
+        assert worker.stop() == 0
 
-    assert time.monotonic() - began < 5
+    assert watch.seconds < 5
     assert (Worker.objects.exists(), identity(maintainer)) == (False, None)
 
 

@@ -62,8 +62,8 @@ def test_jobs_enqueued_before_a_deploy_run_the_code_after_it(start_worker, shelf
     (shelf / "tasks.py").write_text("from .stock import sell_now, take_stock\n")
     start_worker("file_processing", DJANGO_SETTINGS_MODULE="shelf_settings", PYTHONPATH=str(tmp_path))
 
-    assert (named.wait(timeout=20).status, named.result) == (FINISHED, ["after", 3])
-    assert (by_path.wait(timeout=20).status, by_path.result) == (FINISHED, 4)
+    assert (named.wait(timeout=60).status, named.result) == (FINISHED, ["after", 3])
+    assert (by_path.wait(timeout=60).status, by_path.result) == (FINISHED, 4)
 
 
 def test_a_job_whose_code_is_gone_fails_and_runs_once_it_is_back(start_worker, shelf, tmp_path):
@@ -72,7 +72,7 @@ def test_a_job_whose_code_is_gone_fails_and_runs_once_it_is_back(start_worker, s
     (shelf / "tasks.py").write_text(BEFORE.replace("count-the-stock", "count-the-stocks"))
     environment = {"DJANGO_SETTINGS_MODULE": "shelf_settings", "PYTHONPATH": str(tmp_path)}
     worker = start_worker("file_processing", **environment)
-    assert job.wait(timeout=20).status == FAILED
+    assert job.wait(timeout=60).status == FAILED
     assert job.error_type == "django_jobs.exceptions.TaskNotFound"
     assert 'Did you mean "count-the-stocks"?' in job.error_message
     worker.stop()
@@ -81,7 +81,7 @@ def test_a_job_whose_code_is_gone_fails_and_runs_once_it_is_back(start_worker, s
     start_worker("file_processing", **environment)
     job.requeue()
 
-    assert (job.wait(timeout=20).status, job.result) == (FINISHED, ["before", 3])
+    assert (job.wait(timeout=60).status, job.result) == (FINISHED, ["before", 3])
 
 
 def test_a_task_with_a_name_of_its_own_runs_under_it_and_under_its_path(start_worker, job_factory):
@@ -89,5 +89,5 @@ def test_a_task_with_a_name_of_its_own_runs_under_it_and_under_its_path(start_wo
     from_before = job_factory(task="tests.tasks.named_otherwise", args=[2])
     start_worker("file_processing")
 
-    assert (named.wait(timeout=20).result, from_before.wait(timeout=20).result) == (1, 2)
+    assert (named.wait(timeout=60).result, from_before.wait(timeout=60).result) == (1, 2)
     assert fresh(named).task == "tests.tasks.name_before_it_was_changed"

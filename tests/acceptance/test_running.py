@@ -19,7 +19,7 @@ def test_a_job_runs_and_its_progress_is_seen_and_its_log_kept(start_worker, tmp_
     wait_until(lambda: fresh(job).stage == "writing")
     running = fresh(job)
     (tmp_path / "go").touch()
-    job.wait(timeout=10)
+    job.wait(timeout=60)
 
     assert (running.status, running.progress, running.progress_message) == (STARTED, 75, "half")
     assert Job.objects.for_subject("file:42").stages()["reading"] == {"status": "completed", "progress": 100}
@@ -40,7 +40,7 @@ def test_failing_jobs_are_retried_after_their_interval_until_their_attempts_are_
     start_worker("file_processing")
 
     for job in (third_time, later, never):
-        job.wait(timeout=15)
+        job.wait(timeout=60)
 
     assert (third_time.status, third_time.result, third_time.error_type) == (FINISHED, 3, "")
     told = [(attempt.number, attempt.outcome, attempt.error_message) for attempt in third_time.attempts.all()]
@@ -52,7 +52,7 @@ def test_failing_jobs_are_retried_after_their_interval_until_their_attempts_are_
 
     first, second = later.attempts.all()
     assert (later.status, second.outcome) == (FINISHED, "finished")
-    assert timedelta(seconds=2) <= second.started_at - first.finished_at < timedelta(seconds=6)
+    assert timedelta(seconds=2) <= second.started_at - first.finished_at < timedelta(seconds=30)
 
     assert (never.status, never.attempt, never.error_message) == (FAILED, 2, "always")
     assert [attempt.outcome for attempt in never.attempts.all()] == ["failed", "failed"]
@@ -65,9 +65,9 @@ def test_delayed_jobs_run_when_they_are_due_and_not_before(start_worker):
     start_worker("file_processing")
 
     for job in (soon, at):
-        job.wait(timeout=15)
+        job.wait(timeout=60)
         due = fresh(job).scheduled_for
-        assert timedelta(0) <= job.started_at - due < timedelta(seconds=5)
+        assert timedelta(0) <= job.started_at - due < timedelta(seconds=30)
 
     assert fresh(later).status == "scheduled"
 
@@ -76,12 +76,12 @@ def test_a_job_that_outlasts_its_time_is_ended_and_has_failed(start_worker):
     job = tasks.outlast_its_time.enqueue()
     start_worker("file_processing")
 
-    job.wait(timeout=15)
+    job.wait(timeout=60)
 
     assert (job.status, job.error_type) == (FAILED, "rq.timeouts.JobTimeoutException")
     assert "1 seconds" in job.error_message
     assert "in outlast_its_time" in job.traceback
-    assert timedelta(seconds=0.9) < job.duration < timedelta(seconds=4)
+    assert timedelta(seconds=0.9) < job.duration < timedelta(seconds=30)
 
 
 def test_a_worker_outlives_whatever_its_jobs_do(start_worker, tmp_path):
@@ -93,7 +93,7 @@ def test_a_worker_outlives_whatever_its_jobs_do(start_worker, tmp_path):
     after = tasks.add.enqueue(1, 2)
     worker = start_worker("file_processing")
 
-    after.wait(timeout=20)
+    after.wait(timeout=60)
 
     assert (fresh(exiting).status, fresh(exiting).error_type) == (FAILED, "SystemExit")
     assert fresh(removed).error_message.startswith("tests.tasks.was_here_before cannot be imported")
@@ -114,8 +114,8 @@ def test_canceling_a_running_job_stops_it_and_the_next_one_runs(start_worker, tm
     wait_until(lambda: lines(effects))
 
     job.cancel()
-    job.wait(timeout=10)
-    after.wait(timeout=10)
+    job.wait(timeout=60)
+    after.wait(timeout=60)
 
     assert (job.status, after.status) == (CANCELED, FINISHED)
     assert job.attempts.get().outcome == "canceled"
@@ -130,7 +130,7 @@ def test_a_waiting_job_that_is_canceled_never_runs(start_worker, tmp_path):
     after = tasks.add.enqueue(1)
     start_worker("file_processing")
 
-    after.wait(timeout=15)
+    after.wait(timeout=60)
 
     assert (fresh(canceled).status, lines(effects)) == (CANCELED, [])
 
@@ -141,12 +141,12 @@ def test_a_paused_queue_waits_and_runs_when_it_is_resumed(start_worker, queued_i
     other = task(tasks.undeclared).using(queue="vectorization").enqueue(7)
     start_worker()
 
-    other.wait(timeout=15)
+    other.wait(timeout=60)
     wait_until(lambda: queued_ids("file_processing") == [])
     assert fresh(job).status == QUEUED
 
     queue.delete()
-    assert job.wait(timeout=15).status == FINISHED
+    assert job.wait(timeout=60).status == FINISHED
 
 
 def test_a_worker_without_names_works_on_all_declared_queues(start_worker):
@@ -157,7 +157,7 @@ def test_a_worker_without_names_works_on_all_declared_queues(start_worker):
     start_worker()
 
     for job in jobs:
-        assert job.wait(timeout=15).status == FINISHED
+        assert job.wait(timeout=60).status == FINISHED
     assert Worker.objects.get().queues == ["file_processing", "vectorization", "kg_extraction"]
 
 
@@ -166,7 +166,7 @@ def test_a_worker_leaves_queues_that_are_not_its_own_alone(start_worker):
     here = tasks.add.enqueue(1)
     start_worker("file_processing")
 
-    here.wait(timeout=15)
+    here.wait(timeout=60)
 
     assert fresh(elsewhere).status == QUEUED
 
@@ -178,7 +178,7 @@ def test_queued_jobs_outlive_a_flush_of_redis_and_each_runs_once(start_worker, v
     start_worker("file_processing")
 
     for job in jobs:
-        assert job.wait(timeout=20).status == FINISHED
+        assert job.wait(timeout=60).status == FINISHED
     assert [fresh(job).attempt for job in jobs] == [1] * 5
     assert [len(lines(tmp_path / f"calls-{number}")) for number in range(5)] == [1] * 5
 
@@ -188,7 +188,7 @@ def test_a_plain_rq_job_on_the_same_queue_runs_as_in_rq(start_worker, tmp_path):
     ours = tasks.add.enqueue(1)
     start_worker("file_processing")
 
-    ours.wait(timeout=15)
+    ours.wait(timeout=60)
 
     assert lines(tmp_path / "effects") == ["plain"]
     assert plain.get_status() == "finished"
@@ -204,7 +204,7 @@ def test_many_jobs_on_two_workers_run_once_each(start_worker, tmp_path):
     start_worker("file_processing")
     start_worker("file_processing")
 
-    wait_until(lambda: Job.objects.finished().count() == len(jobs), timeout_seconds=40)
+    wait_until(lambda: Job.objects.finished().count() == len(jobs))
 
     assert sorted(map(int, lines(effects))) == list(range(30))
     assert set(Job.objects.values_list("attempt", flat=True)) == {1}
@@ -214,7 +214,7 @@ def test_what_ran_leaves_no_arguments_results_or_errors_in_redis(start_worker, v
     good, bad = tasks.first.enqueue("the-argument-4711"), tasks.fail.enqueue("the-argument-4712")
     worker = start_worker("file_processing", "--burst")
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
 
     assert (fresh(good).result, fresh(bad).error_message) == ("the-argument-4711", "the-argument-4712")
     told = everything_in(valkey)
@@ -227,8 +227,8 @@ def test_a_job_enqueued_by_a_job_runs_too(start_worker):
     job = tasks.enqueue_another.enqueue(5)
     start_worker("file_processing")
 
-    job.wait(timeout=15)
+    job.wait(timeout=60)
     another = Job.objects.exclude(pk=job.pk).get()
 
-    assert another.wait(timeout=10).result == 5
+    assert another.wait(timeout=60).result == 5
     assert job.result == str(another.pk)

@@ -11,8 +11,8 @@ from django_jobs.states import CANCELED, FAILED, FINISHED, STARTED
 from tests import tasks
 from tests.conftest import fresh, lines, wait_until
 
-RENEWS_SELDOM = {"LEASE_SECONDS": "600"}
-"""Every 80 s: what such a worker notices sooner, it was told."""
+RENEWS_SELDOM = {"LEASE_SECONDS": "3600"}
+"""Every eight minutes: what such a worker notices sooner, it was told."""
 
 
 ENDS_FROM_OUTSIDE = {
@@ -71,11 +71,11 @@ def test_a_job_that_runs_is_stopped_as_soon_as_its_worker_is_told(start_worker, 
 
     verb(job)
 
-    assert job.wait(timeout=20).status == CANCELED
+    assert job.wait(timeout=60).status == CANCELED
     assert is_gone(child)
     assert kinds(job) == ["cancel_requested", "canceled"]
     assert [attempt.outcome for attempt in job.attempts.all()] == ["canceled"]
-    assert after.wait(timeout=20).status == FINISHED
+    assert after.wait(timeout=60).status == FINISHED
     assert after.started_at > job.finished_at
     assert (len(lines(effects)), worker.process.poll()) == (1, None)
 
@@ -88,7 +88,7 @@ def test_a_worker_that_is_told_nothing_sees_for_itself_what_to_stop(start_worker
     with relay.withheld():
         control.stop(job)
 
-    assert job.wait(timeout=20).status == CANCELED
+    assert job.wait(timeout=60).status == CANCELED
     assert is_gone(child)
 
 
@@ -104,7 +104,7 @@ def test_a_job_that_has_just_begun_and_is_ended_from_outside_is_stopped_as_soon_
     ENDS_FROM_OUTSIDE[how](job)
 
     wait_until(lambda: is_gone(child))
-    assert after.wait(timeout=20).result == 3
+    assert after.wait(timeout=60).result == 3
     assert (len(lines(effects)), worker.process.poll()) == (1, None)
 
 
@@ -117,7 +117,7 @@ def test_a_job_that_is_marked_as_failed_while_it_runs_is_not_retried(start_worke
 
     control.mark_failed(job, reason="stuck")
     wait_until(lambda: is_gone(child))
-    after.wait(timeout=20)
+    after.wait(timeout=60)
     wait_for_life_signs(2)
 
     assert (after.status, worker.process.poll()) == (FINISHED, None)
@@ -138,7 +138,7 @@ def test_a_job_that_is_deleted_while_it_runs_leaves_nothing_but_a_trace(start_wo
 
     control.delete(job)
     wait_until(lambda: is_gone(child))
-    after.wait(timeout=20)
+    after.wait(timeout=60)
     wait_for_life_signs(2)
 
     assert (after.status, worker.process.poll()) == (FINISHED, None)
@@ -156,7 +156,7 @@ def test_a_job_that_is_reported_finished_while_it_runs_keeps_that_result(start_w
 
     control.complete(job.pk, "done elsewhere")
     wait_until(lambda: is_gone(child))
-    after.wait(timeout=20)
+    after.wait(timeout=60)
     wait_for_life_signs(2)
 
     assert (after.status, worker.process.poll()) == (FINISHED, None)
@@ -177,7 +177,7 @@ def test_a_job_that_is_reported_failed_while_it_runs_has_its_next_attempt(start_
     wait_until(lambda: len(lines(effects)) == 2)
     (tmp_path / "release").touch()
 
-    assert job.wait(timeout=20).status == FINISHED
+    assert job.wait(timeout=60).status == FINISHED
     outcomes = [(attempt.number, attempt.outcome) for attempt in job.attempts.all()]
     assert outcomes == [(1, "failed"), (2, "finished")]
     assert [line.split()[0] for line in lines(effects)] == ["started", "started", "ended"]
@@ -188,12 +188,12 @@ def test_a_job_that_was_stopped_runs_when_it_is_requeued(start_worker, held, tmp
     start_worker("file_processing")
     child_of(effects)
     control.stop(job)
-    job.wait(timeout=20)
+    job.wait(timeout=60)
 
     (tmp_path / "release").touch()
     control.requeue(job)
 
-    assert (job.wait(timeout=20).status, job.attempt) == (FINISHED, 2)
+    assert (job.wait(timeout=60).status, job.attempt) == (FINISHED, 2)
 
 
 def test_a_worker_counts_what_it_has_run(start_worker, held, tmp_path):
@@ -205,11 +205,11 @@ def test_a_worker_counts_what_it_has_run(start_worker, held, tmp_path):
     control.stop(stopped)
 
     for job in [*started, stopped]:
-        job.wait(timeout=20)
+        job.wait(timeout=60)
 
     row = Worker.objects.get(pid=worker.pid)
     assert (row.finished_count, row.failed_count) == (3, 3)
-    assert 0 < row.busy_seconds < 20
+    assert 0 < row.busy_seconds < 120
 
 
 def test_jobs_for_the_front_run_before_those_that_wait(start_worker, held, tmp_path):
@@ -221,7 +221,7 @@ def test_jobs_for_the_front_run_before_those_that_wait(start_worker, held, tmp_p
 
     (tmp_path / "release").touch()
     for job in (*waiting, urgent):
-        job.wait(timeout=20)
+        job.wait(timeout=60)
 
     ran = sorted([first, *waiting, urgent], key=lambda job: fresh(job).started_at)
     assert ran == [first, urgent, *waiting]
@@ -236,9 +236,9 @@ def test_a_job_that_is_moved_runs_on_the_worker_of_its_new_queue_alone(start_wor
 
     control.move(job, queue="vectorization")
 
-    assert job.wait(timeout=20).result == 3
+    assert job.wait(timeout=60).result == 3
     assert fresh(busy).status == STARTED
     assert job.attempts.get().worker_name == "vectors"
     (tmp_path / "release").touch()
-    assert busy.wait(timeout=20).status == FINISHED
+    assert busy.wait(timeout=60).status == FINISHED
     assert job.attempts.count() == 1

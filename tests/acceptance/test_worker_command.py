@@ -23,7 +23,7 @@ from tests.conftest import ROOT, fresh, wait_until
 def test_an_unknown_queue_ends_the_command_and_names_the_one_that_was_meant(start_worker):
     worker = start_worker("file_procesing")
 
-    assert worker.process.wait(timeout=15) == 1
+    assert worker.process.wait(timeout=60) == 1
 
     told = worker.log.read_text()
     assert 'CommandError: Unknown queue "file_procesing". Did you mean "file_processing"?' in told
@@ -58,7 +58,7 @@ def test_a_worker_waits_for_redis_and_says_so_in_one_line_without_the_password(s
 
     start_server()
 
-    assert job.wait(timeout=20).result == 3
+    assert job.wait(timeout=60).result == 3
     assert re.search(
         r"Redis at unix://:\*\*\*@\S*valkey\.sock\S* is not reached \(.*\); trying again in 1 s", line
     )
@@ -71,7 +71,7 @@ def test_a_burst_worker_runs_what_waits_and_ends(start_worker):
 
     worker = start_worker("file_processing", "--burst")
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
     assert [fresh(job).status for job in jobs] == [FINISHED] * 3
     assert not Worker.objects.exists()
 
@@ -80,7 +80,7 @@ def test_jobs_worker_is_the_same_command_and_writes_its_pid(start_worker, tmp_pa
     job = tasks.add.enqueue(1)
     worker = start_worker("file_processing", "--burst", "--pid", str(tmp_path / "pid"), command="jobs_worker")
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
     assert fresh(job).status == FINISHED
     assert (tmp_path / "pid").read_text() == str(worker.pid)
 
@@ -90,11 +90,11 @@ def test_a_worker_without_a_maintainer_leaves_due_jobs_to_another(start_worker, 
     delivered = tasks.add.enqueue(1)
 
     start_worker("file_processing", "--no-maintainer")
-    delivered.wait(timeout=15)
+    delivered.wait(timeout=60)
     assert fresh(undelivered).delivered_at is None
 
     start_worker("file_processing")
-    assert undelivered.wait(timeout=15).status == FINISHED
+    assert undelivered.wait(timeout=60).status == FINISHED
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def plain_rq_worker(valkey_server, tmp_path, *arguments):
         yield log
     finally:
         process.terminate()
-        process.wait(timeout=15)
+        process.wait(timeout=60)
 
 
 def test_rqs_own_worker_runs_our_jobs_too(transactional_db, valkey, valkey_server, tmp_path):
@@ -127,8 +127,8 @@ def test_rqs_own_worker_runs_our_jobs_too(transactional_db, valkey, valkey_serve
     bad = tasks.fail.enqueue("why")
 
     with plain_rq_worker(valkey_server, tmp_path, "--serializer", "json", "file_processing") as log:
-        good.wait(timeout=20)
-        bad.wait(timeout=20)
+        good.wait(timeout=60)
+        bad.wait(timeout=60)
         wait_until(lambda: not Worker.objects.exists())
 
     assert (good.status, good.result) == (FINISHED, 3), log.read_text()
@@ -197,7 +197,7 @@ def test_a_worker_ends_after_so_many_jobs(start_worker):
 
     worker = start_worker("file_processing", "--max-jobs", "2")
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
     assert sorted(fresh(job).status for job in jobs) == [FINISHED, FINISHED, QUEUED]
 
 
@@ -206,7 +206,7 @@ def test_a_worker_ends_when_it_was_idle_for_so_long(start_worker):
 
     worker = start_worker("file_processing", "--max-idle-time", "1")
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
     assert fresh(job).status == FINISHED
     assert not Worker.objects.exists()
 
@@ -216,7 +216,7 @@ def test_a_worker_has_the_name_that_it_was_given(start_worker):
 
     start_worker("file_processing", "--name", "w-7")
 
-    job.wait(timeout=20)
+    job.wait(timeout=60)
     assert Worker.objects.get().name == "w-7"
     assert job.attempts.get().worker_name == "w-7"
 
@@ -242,7 +242,7 @@ def test_a_worker_takes_the_classes_of_queues_and_jobs_that_it_was_given(start_w
     options = ["--queue-class", "shop.classes.Queue", "--job-class", "shop.classes.Job"]
     worker = start_worker("file_processing", "--burst", *options, **environment)
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
     assert fresh(job).result == 3
     assert "a queue of the shop" in worker.log.read_text()
     assert "a job of the shop" in worker.log.read_text()
@@ -255,7 +255,7 @@ def test_the_tasks_are_imported_once_before_the_first_child(start_worker, shop, 
 
     worker = start_worker("file_processing", **environment)
 
-    told = [job.wait(timeout=20).result for job in jobs]
+    told = [job.wait(timeout=60).result for job in jobs]
     assert [imported_by for imported_by, _ in told] == [worker.pid, worker.pid]
     assert len({ran_in for _, ran_in in told} - {worker.pid}) == 2
 
@@ -275,7 +275,7 @@ def test_tasks_that_cannot_be_imported_end_the_command_with_a_line(start_worker,
 
     worker = start_worker("file_processing", **environment)
 
-    assert worker.process.wait(timeout=20) == 1
+    assert worker.process.wait(timeout=60) == 1
     told = worker.log.read_text()
     assert f"CommandError: shop.tasks cannot be imported: {problem}" in told
     assert f"{path}, line 2" in told
@@ -290,7 +290,7 @@ def test_the_log_of_a_project_that_configures_none_tells_jobs(start_worker, shop
     job = job_factory(task="shop.tasks.tell")
 
     worker = start_worker("file_processing", "--burst", **environment)
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
 
     told = worker.log.read_text()
     assert fresh(job).status == FINISHED, told
@@ -308,7 +308,7 @@ def test_formats_of_the_project_may_name_the_job(start_worker, shop, job_factory
     job = job_factory(task="shop.tasks.tell")
 
     worker = start_worker("file_processing", "--burst", **environment)
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
 
     told = worker.log.read_text()
     assert f"<{job.pk}> shop selling\n" in told
@@ -327,11 +327,11 @@ def test_the_log_goes_to_a_file_that_may_be_moved_away(start_worker, shop, job_f
     options = ["--log-file", str(path)] if how == "option" else []
     worker = start_worker("file_processing", *options, **environment)
     first = job_factory(task="shop.tasks.tell")
-    first.wait(timeout=20)
+    first.wait(timeout=60)
 
     path.rename(tmp_path / "jobs.log.1")
     second = job_factory(task="shop.tasks.tell")
-    second.wait(timeout=20)
+    second.wait(timeout=60)
     wait_until(lambda: f"[{second.pk} shop.tasks.tell file_processing 1]: Job ended" in path.read_text())
     worker.stop()
 
@@ -350,7 +350,7 @@ def test_what_several_workers_write_to_one_log_file_stays_in_whole_lines(start_w
 
     workers = [start_worker("file_processing", "--log-file", str(path)) for _ in jobs]
     for job in jobs:
-        job.wait(timeout=30)
+        job.wait(timeout=60)
     for worker in workers:
         worker.stop()
 
@@ -363,7 +363,7 @@ def test_what_several_workers_write_to_one_log_file_stays_in_whole_lines(start_w
 def test_a_log_file_that_cannot_be_written_ends_the_command_with_a_line(start_worker, tmp_path):
     worker = start_worker("file_processing", "--log-file", str(tmp_path / "nowhere" / "log"))
 
-    assert worker.process.wait(timeout=15) == 1
+    assert worker.process.wait(timeout=60) == 1
 
     told = worker.log.read_text()
     assert "cannot be written: No such file or directory. Name another one with --log-file" in told
@@ -391,7 +391,7 @@ def version_of(job_factory, tmp_path):
     def ask():
         (tmp_path / "go").touch()
         job = job_factory(task="shop.tasks.version", args=[str(tmp_path / "begun"), str(tmp_path / "go")])
-        return job.wait(timeout=20).result
+        return job.wait(timeout=60).result
 
     return ask
 
@@ -411,7 +411,7 @@ def test_a_reloading_worker_starts_anew_after_the_job_that_runs(
     wait_until(lambda: "warm shut down" in worker.log.read_text())
     release.touch()
 
-    assert running.wait(timeout=20).result == 1
+    assert running.wait(timeout=60).result == 1
     assert running.attempts.count() == 1
     assert version_of() == 2
     assert worker.stop() == 0
@@ -456,7 +456,7 @@ def test_what_a_reloading_process_runs_dies_with_it(start_worker):
 def test_reloading_ends_with_what_it_runs(start_worker):
     worker = start_worker("file_processing", "--reload", "--burst")
 
-    assert worker.process.wait(timeout=20) == 0
+    assert worker.process.wait(timeout=60) == 0
 
 
 def test_reloading_is_refused_in_production(start_worker, shop):
@@ -466,7 +466,7 @@ def test_reloading_is_refused_in_production(start_worker, shop):
 
     worker = start_worker("file_processing", "--reload", **environment)
 
-    assert worker.process.wait(timeout=15) == 1
+    assert worker.process.wait(timeout=60) == 1
     assert "CommandError: --reload is for development, but DEBUG is False" in worker.log.read_text()
 
 
@@ -475,6 +475,6 @@ def test_rqstats_of_django_rq_works_beside_us(start_worker):
 
     command = start_worker("--json", command="rqstats")
 
-    assert command.process.wait(timeout=20) == 0
+    assert command.process.wait(timeout=60) == 0
     queues = {queue["name"]: queue for queue in json.loads(command.log.read_text())["queues"]}
     assert queues["file_processing"]["jobs"] == 1

@@ -45,7 +45,7 @@ class Terminal:
     def close(self):
         self.file.close()
         self.keyboard.close()
-        self._reader.join(timeout=5)
+        self._reader.join(timeout=60)
         os.close(self._person)
 
     def _collect(self):
@@ -167,10 +167,10 @@ def watch(transactional_db, valkey_server, tmp_path):
         try:
             yield process
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=10) == 0
+            assert process.wait(timeout=60) == 0
         finally:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
     return start
 

@@ -206,7 +206,9 @@ def test_trusted_code_may_and_the_trace_names_nobody(job_in, name):
 @pytest.mark.parametrize("name", VERBS)
 def test_what_is_no_job_is_refused_as_such(name):
     for nonsense in (None, "42", uuid4(), 42, [], object(), Job, Job.objects, User.objects.all()):
-        with pytest.raises(TypeError, match=rf"^{name}\(.*\): give a job or a queryset of jobs\.$"):
+        with pytest.raises(
+            TypeError, match=rf"^{name}\(.*\): give a job, such as get_job\(id\), or a queryset of jobs\.$"
+        ):
             steer(name, nonsense)
 
 
@@ -962,3 +964,10 @@ def test_of_a_requeue_of_a_finished_job_and_its_deletion_at_once_both_hold(job_i
         else:
             assert (Job.objects.get().pk, fresh(again).requeued_from) == (again.pk, None)
         Job.objects.all().delete()
+
+
+def test_an_option_that_is_taken_for_the_user_is_told_so(job_factory):
+    with pytest.raises(
+        TypeError, match=r"^by='vectorization' is no user; give one, and options by their names"
+    ):
+        control.move(job_factory(), "vectorization")

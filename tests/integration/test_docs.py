@@ -11,7 +11,9 @@ from pathlib import Path
 import django_rq.management.commands
 import pytest
 import rq.cli.workers
+from asgiref.sync import sync_to_async
 from django.core.management import load_command_class
+from django.db import connections
 from rq import Queue as RQQueue
 from rq.decorators import job as rq_decorator
 
@@ -28,6 +30,13 @@ def code_of(page):
     return [shown or hidden for shown, hidden in blocks]
 
 
+async def awaited(coroutine):
+    try:
+        return await coroutine
+    finally:
+        await sync_to_async(connections.close_all)()  # Those of the thread that asgiref has for this loop.
+
+
 @pytest.fixture
 def run_page(transactional_db, settings, monkeypatch, forget_declared):
     queue = settings.RQ_QUEUES["file_processing"]
@@ -41,7 +50,7 @@ def run_page(transactional_db, settings, monkeypatch, forget_declared):
             code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             told = eval(code, vars(module))
             if inspect.iscoroutine(told):
-                asyncio.run(told)
+                asyncio.run(awaited(told))
 
     with testing.relay.withheld():
         yield run

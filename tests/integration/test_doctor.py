@@ -30,7 +30,7 @@ from django_jobs.models import Installation, Job, Lease, Queue, Worker
 from django_jobs.models.workers import installation_id
 from django_jobs.states import FAILED, QUEUED, SCHEDULED, STARTED
 from tests import tasks
-from tests.conftest import ROOT, everything_in, execute, make_worker
+from tests.conftest import ROOT, Stopwatch, everything_in, execute, make_worker
 
 pytestmark = [
     # The doctor has connections of its own: it sees what is committed.
@@ -59,6 +59,11 @@ def only(*checks, level=None):
     findings = told(*checks, level=level)
     assert len(findings) == 1, findings
     return findings[0]
+
+
+@pytest.fixture(autouse=True)
+def _much_time(monkeypatch):
+    monkeypatch.setattr(examination, "DATABASE_SECONDS", 60)
 
 
 @pytest.fixture
@@ -228,10 +233,10 @@ def test_an_embedded_server_that_does_not_run_is_started_by_its_command(tmp_path
 def test_a_frozen_server_is_told_within_a_second_or_so(freeze):
     freeze()
 
-    began = time.monotonic()
-    findings = told("server")
+    with Stopwatch() as watch:
+        findings = told("server")
 
-    assert time.monotonic() - began < 4
+    assert watch.seconds < 4
     assert [(level, "does not answer within a second" in found) for level, found, _ in findings] == [
         ("error", True)
     ]
@@ -242,10 +247,10 @@ def test_many_frozen_servers_take_no_longer_than_one(freeze, valkey_server, monk
     monkeypatch.setattr(settings, "RQ_QUEUES", many)
     freeze()
 
-    began = time.monotonic()
-    findings = told("server")
+    with Stopwatch() as watch:
+        findings = told("server")
 
-    assert time.monotonic() - began < 4
+    assert watch.seconds < 4
     assert [level for level, _, _ in findings] == ["error"] * 8
 
 
@@ -256,11 +261,10 @@ def test_a_server_that_answers_bit_by_bit_keeps_nobody_waiting():
             client.sendall(b".")
             time.sleep(0.2)
 
-    with listening(trickle) as port, declared_at(f"redis://127.0.0.1:{port}"):
-        began = time.monotonic()
+    with listening(trickle) as port, declared_at(f"redis://127.0.0.1:{port}"), Stopwatch() as watch:
         level, found, _ = only("server")
 
-    assert time.monotonic() - began < 5
+    assert watch.seconds < 5
     assert (level, "does not answer" in found) == ("error", True)
 
 
@@ -334,7 +338,7 @@ def test_a_certificate_that_is_not_trusted_is_told(tmp_path):
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost "
         "-keyout own.key -out own.crt"
     )
-    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True, timeout=120)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "own.crt", tmp_path / "own.key")
 
@@ -466,24 +470,23 @@ def test_a_database_that_hangs_is_told_in_time(monkeypatch):
             cursor.execute("BEGIN")
             cursor.execute("LOCK TABLE django_jobs_job")
             held.set()
-            done.wait(30)
+            done.wait(120)
             cursor.execute("ROLLBACK")
         connections.close_all()
 
     held = threading.Event()
     holder = threading.Thread(target=hold_the_lock, args=[held])
     holder.start()
-    held.wait(10)
-    began = time.monotonic()
-    findings = told("database")
-    took = time.monotonic() - began
+    held.wait(60)
+    with Stopwatch() as watch:
+        findings = told("database")
     done.set()
     holder.join()
     for thread in threading.enumerate():
         if thread.name == "django-jobs-doctor-database":
-            thread.join(10)
+            thread.join(60)
 
-    assert took < 5
+    assert watch.seconds < 5
     assert [level for level, _, _ in findings] == ["error", "ok"]
     assert "could not be looked at to its end within 1 s" in findings[0][1]
 

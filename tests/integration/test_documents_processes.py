@@ -52,7 +52,8 @@ def test_a_killed_process_is_started_again_and_named(processes, pid_in, tmp_path
     assert identity(pid_in("pid", other_than=pid))
 
 
-def test_a_process_that_ends_at_once_again_and_again_is_an_error_with_its_log(processes):
+def test_a_process_that_ends_at_once_again_and_again_is_an_error_with_its_log(processes, monkeypatch):
+    monkeypatch.setattr("testproject.documents.processes.SHORT_LIFE_SECONDS", 3600)
     processes.start("broken", *command("raise SystemExit('out of order')"))
 
     def error():

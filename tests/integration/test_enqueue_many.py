@@ -125,6 +125,11 @@ def test_what_is_no_call_is_refused(wrong):
     assert not Job.objects.exists()
 
 
+def test_a_single_call_is_refused_with_what_to_write():
+    with pytest.raises(TypeError, match=r"takes a list of calls: enqueue_many\(\[task\.call\(…\)\]\)"):
+        enqueue_many(tasks.add.call(1))
+
+
 def test_1200_jobs_take_a_handful_of_statements_and_one_push(valkey, pushes, queued_ids):
     calls = numbers(1200)
     tasks.add.using(queue="vectorization").enqueue(1)  # Now the server knows the scripts.

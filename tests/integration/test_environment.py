@@ -135,7 +135,7 @@ def certificate(tmp_path_factory):
         cwd=file.parent,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=120,
     )
     file.write_text(file.with_suffix(".key").read_text() + file.with_suffix(".crt").read_text())
     return file
@@ -169,11 +169,11 @@ def tls_port(server, certificate):
     stop, ports, ready = [], [], threading.Event()
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    assert ready.wait(timeout=10)
+    assert ready.wait(timeout=60)
     yield ports[0]
     [(loop, ended)] = stop
     loop.call_soon_threadsafe(ended.set)
-    thread.join(timeout=10)
+    thread.join(timeout=60)
 
 
 def test_tls_is_spoken_with_a_server_whose_certificate_is_trusted(named, tls_port, certificate, monkeypatch):

@@ -11,6 +11,7 @@ from rq import Queue as RQQueue
 
 from django_jobs import maintainer, relay, retention
 from django_jobs.models import Job, Lease, tallies
+from django_jobs.reconciler import Reconciler
 from django_jobs.states import FINISHED, SCHEDULED, STARTED
 from tests.conftest import fresh, make_worker, wait_until
 
@@ -36,6 +37,10 @@ def running_maintainer():
         thread.join()
 
 
+def hold_for_an_hour(name):
+    Lease.objects.create(name="maintainer", holder=name, expires_at=timezone.now() + timedelta(hours=1))
+
+
 def expire_lease():
     Lease.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
 
@@ -50,10 +55,13 @@ def test_the_first_to_ask_holds_the_lease_and_renews_it():
 
 
 def test_the_lease_lasts_five_seconds():
+    before = timezone.now()
     maintainer.hold_lease("a")
+    after = timezone.now()
 
-    left = Lease.objects.get().expires_at - timezone.now()
-    assert timedelta(seconds=3) < left <= timedelta(seconds=5, milliseconds=100)
+    begun = Lease.objects.get().expires_at - timedelta(seconds=5)
+    rounding = timedelta(milliseconds=100)
+    assert before - rounding <= begun <= after + rounding
 
 
 def test_a_lease_has_one_holder():
@@ -136,7 +144,7 @@ def test_it_makes_a_delivery_anew_that_is_gone_from_its_queue(job_factory, valke
 
 @pytest.mark.django_db(transaction=True)
 def test_a_standby_does_nothing_and_takes_over_when_the_lease_is_over(job_factory, queued_ids):
-    maintainer.hold_lease("another")
+    hold_for_an_hour("another")
     job_factory()
 
     with running_maintainer():
@@ -153,13 +161,15 @@ def test_a_standby_that_takes_over_ends_lost_attempts_in_its_first_pass(
     settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
     monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(maintainer, "RECONCILE_EVERY_SECONDS", 3600)
+    reconciler = Reconciler()
+    monkeypatch.setattr(maintainer, "Reconciler", lambda: reconciler)
     silent = make_worker(leased_until=timezone.now() - timedelta(seconds=1))
     job = job_factory(status=STARTED, worker=silent)
-    maintainer.hold_lease("another")
+    hold_for_an_hour("another")
 
     with running_maintainer():
-        with pytest.raises(AssertionError):
-            wait_until(lambda: fresh(job).status != STARTED, timeout_seconds=1.5)
+        wait_until(lambda: reconciler._contact_at - reconciler._contact_since > 1.2)
+        assert fresh(job).status == STARTED
         expire_lease()
         wait_until(lambda: fresh(job).is_interrupted)
 
@@ -261,15 +271,15 @@ def test_a_chore_that_takes_long_does_not_hold_up_what_is_due(job_factory, queue
 
     def take_long(keeping):
         is_at_it.set()
-        release.wait(timeout=20)
+        release.wait(timeout=120)
 
     monkeypatch.setattr(retention.Retention, "run_once", take_long)
 
     with running_maintainer():
         try:
-            assert is_at_it.wait(timeout=10)
+            assert is_at_it.wait(timeout=60)
             job = job_factory(status=SCHEDULED, scheduled_for=timezone.now())
-            wait_until(lambda: queued_ids("file_processing") == [f"{job.pk.hex}-1-0"], timeout_seconds=3)
+            wait_until(lambda: queued_ids("file_processing") == [f"{job.pk.hex}-1-0"])
         finally:
             release.set()
 
@@ -278,7 +288,7 @@ def test_a_chore_that_takes_long_does_not_hold_up_what_is_due(job_factory, queue
 def test_a_standby_does_no_chores(job_factory, valkey, monkeypatch):
     monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
     old = job_factory(status=FINISHED, finished_at=timezone.now() - timedelta(days=8))
-    Lease.objects.create(name="maintainer", holder="another", expires_at=timezone.now() + timedelta(hours=1))
+    hold_for_an_hour("another")
 
     with running_maintainer():
         with pytest.raises(AssertionError):

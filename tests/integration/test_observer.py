@@ -141,7 +141,7 @@ def test_retries_elsewhere_are_attempts(queue, work_elsewhere, tmp_path):
 
     job = row_of(plain_job)
     assert (job.status, job.attempt, job.started_at) == (SCHEDULED, 1, None)
-    assert timedelta(seconds=590) < job.scheduled_for - timezone.now() <= timedelta(seconds=600)
+    assert timedelta(seconds=540) < job.scheduled_for - timezone.now() <= timedelta(seconds=600)
 
 
 def test_a_plain_job_that_is_requeued_in_rq_is_the_next_attempt_of_its_row(queue, work_elsewhere):

@@ -32,12 +32,12 @@ def test_a_due_job_is_queued_and_delivered(job_factory, queued_ids):
 
     row = fresh(job)
     assert row.status == QUEUED
-    assert timedelta(0) <= timezone.now() - row.queued_at < timedelta(seconds=5)
+    assert timedelta(0) <= timezone.now() - row.queued_at < timedelta(minutes=1)
     assert queued_ids("file_processing") == ids(job)
 
 
 def test_a_job_not_due_yet_stays_scheduled(job_factory, queued_ids):
-    job = job_factory(status=SCHEDULED, scheduled_for=ago(seconds=-2))
+    job = job_factory(status=SCHEDULED, scheduled_for=ago(hours=-1))
 
     assert relay.run_once() == 0
 
@@ -88,7 +88,7 @@ def test_a_delivered_job_says_when_and_in_which_epoch(job_factory):
     relay.run_once()
 
     row = fresh(job)
-    assert timezone.now() - row.delivered_at < timedelta(seconds=5)
+    assert timezone.now() - row.delivered_at < timedelta(minutes=1)
     assert row.delivered_epoch == get_engine("rq").epoch("file_processing")
 
 

@@ -191,12 +191,12 @@ def test_a_row_that_is_locked_holds_nothing_up_and_goes_when_all_is_read_again(e
         with transaction.atomic():
             list(Job.objects.select_for_update().filter(pk=locked.pk))
             is_locked.set()
-            release.wait(timeout=20)
+            release.wait(timeout=60)
         connections.close_all()
 
     holder = threading.Thread(target=hold)
     holder.start()
-    is_locked.wait(timeout=20)
+    is_locked.wait(timeout=60)
     keeping = Retention()
 
     try:
@@ -275,7 +275,7 @@ def test_a_pass_ends_when_its_time_is_over_and_says_that_it_is_behind(monkeypatc
 
 
 def test_a_page_is_read_through_the_index_on_the_end(settings):
-    make_many(3_000, 30, status=FAILED)
+    make_many(1_600, 30, status=FAILED)
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("ANALYZE django_jobs_job")
@@ -296,7 +296,7 @@ def test_a_page_is_read_through_the_index_on_the_end(settings):
             plans.append(" ".join(str(row[-1]) for row in cursor.fetchall()))
 
     *of_jobs, of_results = plans
-    assert len(of_jobs) >= 7
+    assert len(of_jobs) >= 4
     assert all("django_jobs_ended" in plan for plan in of_jobs), plans
     assert "django_jobs_result_expires" in of_results
     assert not any("Sort" in plan or "B-TREE" in plan for plan in plans), plans

@@ -143,7 +143,7 @@ def test_of_two_folds_of_the_same_rows_the_second_gives_way():
             # Sees the rows as they were, waits for their deletion, and finds that it comes too late.
             second = pool.submit(at_once, tallies.fold)
             wait_until(waits_for_lock)
-        assert second.result(20) == [0]
+        assert second.result(60) == [0]
 
     assert (Tally.objects.count(), tallies.totals()) == (1, {HERE: 5})
 
@@ -214,7 +214,7 @@ def test_a_job_that_ends_while_ended_ones_are_deleted_is_deleted_and_counted_or_
             deletion = pool.submit(at_once, Job.objects.ended().delete)
             wait_until(waits_for_lock)
             assert at_once(partial(report, running, Outcome.finished(), worker_name="w1")) == [None]
-        deletion.result(20)
+        deletion.result(60)
 
     assert tallies.totals() == counted()
 

@@ -220,7 +220,7 @@ def test_who_comes_while_the_holder_is_not_committed_waits_for_that(commits):
         return job
 
     def come(_):
-        assert inserted.wait(10)
+        assert inserted.wait(60)
         return only.enqueue(2)
 
     first, second = in_threads(2, lambda number: (come if number else hold)(number))

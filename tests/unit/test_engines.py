@@ -9,6 +9,7 @@ from redis.sentinel import Sentinel
 from django_jobs.engines import get_engine
 from django_jobs.engines.base import Delivery, parse_delivery_id
 from django_jobs.engines.rq.connections import impatient_client, masked_url
+from django_jobs.environment import default_rq_queues
 from django_jobs.exceptions import UnknownEngine, UnknownQueue
 from django_jobs.models import Job
 
@@ -65,6 +66,13 @@ def test_a_declared_queue_is_known_and_another_is_not(settings):
 
     assert "Declared are: mail, video." in str(refused.value)
     assert "Declare it in RQ_QUEUES." in str(refused.value)
+
+
+def test_an_unknown_queue_is_to_be_declared_where_the_project_declares_the_others(settings):
+    settings.RQ_QUEUES = default_rq_queues()
+
+    with pytest.raises(UnknownQueue, match=r'Declare it in DJANGO_JOBS\["QUEUES"\]\.$'):
+        get_engine("rq").check_queue("mial")
 
 
 def test_queues_are_grouped_by_their_server(settings):

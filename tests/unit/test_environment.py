@@ -420,7 +420,7 @@ def started(tmp_path, settings_lines):
         PROJECT_DATA=str(tmp_path),
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return eval(done.stdout)

@@ -16,6 +16,7 @@ from rq.queue import Queue as RQQueue
 from rq.serializers import JSONSerializer
 from rq.utils import parse_timeout
 
+from ...environment import DefaultQueues
 from ...models.workers import installation_id
 from ..base import BaseEngine, Delivery, Seen, ServerFacts, Spot
 from . import examining, plain, scripts
@@ -32,6 +33,10 @@ KEPT_AFTER_RUN_SECONDS = 600
 class RQEngine(BaseEngine):
     name = "rq"
     queues_setting = "RQ_QUEUES"
+
+    @property
+    def declared_in(self) -> str:
+        return 'DJANGO_JOBS["QUEUES"]' if isinstance(declared_queues(), DefaultQueues) else "RQ_QUEUES"
 
     def servers(self) -> Mapping[str, Sequence[str]]:
         grouped: dict[str, list[str]] = {}
