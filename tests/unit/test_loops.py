@@ -526,7 +526,7 @@ print("end of the program")
 
 @pytest.mark.parametrize("going_on", ["pass", "await pause()"], ids=["computing", "heedless of cancellation"])
 def test_a_process_ends_although_a_task_goes_on(going_on):
-    with lasting_less_than(loops.EXIT_SECONDS + 2):
+    with lasting_less_than(30):  # Instead of for ever.
         done = python(f"""
 import asyncio
 from contextlib import suppress
