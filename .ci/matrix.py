@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
 CELLS_AT_ONCE = 2  # For two cores: the tests wait as much as they compute.
-ON_POSTGRESQL_ONLY = ("async_tasks", "doctor", "observer", "robustness")
-ON_SQLITE_ONLY = ("names", "pytest_plugin", "quickstart", "worker_command")
+ON_POSTGRESQL_ONLY = ("async_tasks", "doctor", "robustness", "stopping")
+ON_SQLITE_ONLY = ("names", "observer", "pytest_plugin", "quickstart", "worker_command")
 CORE = [f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")]
 
 
