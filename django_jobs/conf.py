@@ -98,6 +98,10 @@ _A_SIZE = f"a whole number of bytes from 1 to {_LARGEST_JSON_BYTES}"
 _A_RETENTION = f"a number of days above 0 and at most {_LONGEST_RETENTION_DAYS}, or None for ever"
 
 
+def _is_path_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, str | os.PathLike) and bool(os.fspath(value)))
+
+
 class Settings:
     QUEUES = Setting[Collection[str] | Mapping[str, Mapping[str, Any]]](
         ["default"],
@@ -179,12 +183,17 @@ class Settings:
     Whoever can write to Redis can have such a job run any function; "refuse" has them fail instead.
     """
 
-    LOG_FILE = Setting[str | os.PathLike[str] | None](
-        None,
-        "the path of a file, or None",
-        lambda value: value is None or (isinstance(value, str | os.PathLike) and bool(os.fspath(value))),
-    )
+    LOG_FILE = Setting[str | os.PathLike[str] | None](None, "the path of a file, or None", _is_path_or_none)
     """The file to which `rqworker` also writes its log. Defaults to None, which means no file."""
+
+    SPOOL_DIRECTORY = Setting[str | os.PathLike[str] | None](
+        None, "the path of a folder, or None", _is_path_or_none
+    )
+    """Where reports of workers wait for a database that is away. Defaults to None, which means
+    `.django_jobs/spool` in the project's folder.
+
+    In a container that starts anew, name a folder that outlives it. Only its user may write to it.
+    """
 
     @property
     def lease(self) -> timedelta:

@@ -19,8 +19,9 @@ from . import logs, loops, registry, sql
 from .elsewhere import Elsewhere
 from .models import Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
-from .outcomes import Outcome, report
+from .outcomes import Outcome
 from .reporter import Reporter
+from .reports import report
 from .retries import Retry
 from .signals import job_started
 from .states import QUEUED, STARTED

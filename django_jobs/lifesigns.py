@@ -1,7 +1,8 @@
-"""Tells the database that a worker lives, from a thread beside its work.
+"""Tells the stores that a worker lives, from threads beside its work: the database, where it has a lease,
+and the server of its queues, where a witness says so to whoever finds that lease over.
 
-A worker whose lease is over counts as lost, and the attempts it holds as cut. A renewal brings back which
-of its jobs were asked to stop.
+A worker that reached neither for a lease counts as lost, and the attempts it holds as cut. A renewal brings
+back which of its jobs were asked to stop.
 """
 
 import logging
@@ -11,11 +12,14 @@ import threading
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from django.db import connections, router
 from django.db.models.functions import Now
 
 from .conf import settings
+from .exceptions import EngineUnavailable
+from .fences import Fence
 from .models import Job, Worker
-from .processes import disconnect_databases, identity
+from .processes import boot_clock, disconnect_databases, identity
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
 
@@ -23,10 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class LifeSigns:
-    """The Worker row of this process, and the thread that renews its lease.
+    """The Worker row of this process, and the threads that renew its lease and have it witnessed.
 
-    `on_cancel` is called in that thread with the id of a started job of this worker that was asked to
-    stop, `on_renewal` after each renewal. Hold `lock` while forking: then no connection is open.
+    `witness` tells the server of the queues that this worker lives, for a lease from then. In the threads are
+    called: `on_cancel` with the id of a started job of this worker that was asked to stop, `on_renewal` after
+    each renewal, `on_fence` when neither store was reached for almost a lease: it has to end what runs. Hold
+    `lock` while forking: then no connection is open.
     """
 
     def __init__(
@@ -35,8 +41,10 @@ class LifeSigns:
         *,
         engine: str,
         queues: Sequence[str],
+        witness: Callable[[UUID], None],
         on_cancel: Callable[[UUID], None] | None = None,
         on_renewal: Callable[[], None] | None = None,
+        on_fence: Callable[[], None] | None = None,
     ) -> None:
         self.worker = Worker(
             name=name,
@@ -47,22 +55,31 @@ class LifeSigns:
             process=identity(os.getpid()) or "",
         )
         self.lock = threading.Lock()
+        self.fence = Fence()
+        self._witness = witness
         self._on_cancel = on_cancel
         self._on_renewal = on_renewal
+        self._on_fence = on_fence
         self._stopping = threading.Event()
         self._due = threading.Event()
-        self._thread = threading.Thread(target=self._renew_loop, name="django-jobs-life-sign", daemon=True)
+        self._extending = threading.Lock()
+        self._threads = [
+            threading.Thread(target=loop, name=f"django-jobs-{name}", daemon=True)
+            for name, loop in (("life-sign", self._renew_loop), ("witness", self._witness_loop))
+        ]
 
     def start(self) -> None:
         """Write the row and keep it renewed. Raises the database's error when that is away."""
         self._renew()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """End the renewals and delete the row: this worker holds no job any more."""
         self._stopping.set()
         self._due.set()
-        self._thread.join(timeout=5)
+        for thread in self._threads:
+            thread.join(timeout=5)
         try:
             Worker.objects.filter(pk=self.worker.pk).delete()
         except Exception:
@@ -90,11 +107,41 @@ class LifeSigns:
                     disconnect_databases()
 
     def _renew(self) -> None:
+        sent_at = boot_clock()
         leased_until = Now() + settings.lease
         row = Worker.objects.filter(pk=self.worker.pk)
         if not row.update(seen_at=Now(), leased_until=leased_until, state=self.worker.state):
             self.worker.leased_until = leased_until
             self.worker.save(force_insert=True)
+        self._reached_a_store(sent_at)
+
+    def _witness_loop(self) -> None:
+        # Of its own: a database that hangs must not keep this worker from having a witness.
+        is_reached = True
+        while not self._stopping.wait(settings.LEASE_SECONDS / RENEWALS_PER_LEASE):
+            sent_at = boot_clock()
+            try:
+                self._witness(self.worker.pk)
+            except EngineUnavailable as error:
+                if is_reached:
+                    logger.info("Worker %s has no witness of its life for now: %s", self.worker.name, error)
+                is_reached = False
+                self._heed_fence()
+            else:
+                is_reached = True
+                self._reached_a_store(sent_at)
+
+    def _reached_a_store(self, sent_at: float) -> None:
+        if connections[router.db_for_write(Worker)].vendor == "sqlite":
+            # Nobody ends attempts while it is locked, nor those of a process on this machine that lives.
+            return
+        with self._extending:
+            self._heed_fence()
+            self.fence.put_off(sent_at)
+
+    def _heed_fence(self) -> None:
+        if self.fence.has_closed() and self._on_fence:
+            self._on_fence()
 
     def _tell_cancellations(self) -> None:
         if self._on_cancel is None:

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 
@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from uuid6 import uuid7
 
 from . import observer, relay, retention
+from .conf import settings
 from .models import Lease, tallies
 from .processes import die_with_parent
 from .reconciler import Reconciler
@@ -55,34 +56,32 @@ def run(stopping: threading.Event) -> None:
     holder = f"{socket.gethostname()}.{os.getpid()}.{uuid7().hex[-8:]}"
     reconciler = Reconciler()
     holding = threading.Event()
-    # In a thread of their own: however long one takes, what is due is delivered meanwhile.
-    beside = threading.Thread(
-        target=_do_chores,
-        args=[_chores(reconciler), holding, stopping],
-        name="django-jobs-chores",
-        daemon=True,
-    )
-    beside.start()
+    # In threads of their own: however long one takes, the lease is held, and what is due is delivered.
+    beside = [
+        threading.Thread(
+            target=_do_chores, args=[chores, holding, stopping], name=f"django-jobs-{name}", daemon=True
+        )
+        for name, chores in (("relay", [_relaying(holding, stopping)]), ("chores", _chores(reconciler)))
+    ]
+    for thread in beside:
+        thread.start()
+    # Often enough for the reconciler, to which a pause of half a worker's lease is a loss of contact.
+    tick_seconds = min(TICK_SECONDS, settings.LEASE_SECONDS / 4)
     while True:
         try:
-            if hold_lease(holder):
-                reconciler.note_contact()
-                holding.set()
-                while relay.run_once() >= relay.BATCH and not stopping.is_set() and hold_lease(holder):
-                    reconciler.note_contact()
-            else:
-                reconciler.note_contact()
-                holding.clear()
+            is_holder = hold_lease(holder)
         except Error as error:
             reconciler.note_contact(lost=True)
             holding.clear()
             connections.close_all()
             logger.warning("The maintainer waits for the database: %s", error)
-        except Exception:  # The loop must outlive what one pass stumbles over.
-            logger.exception("A pass of the maintainer failed; the next one follows.")
-        if stopping.wait(TICK_SECONDS):
+        else:
+            reconciler.note_contact()
+            holding.set() if is_holder else holding.clear()
+        if stopping.wait(tick_seconds):
             break
-    beside.join(timeout=2)
+    for thread in beside:
+        thread.join(timeout=2)
     release_lease(holder)
     connections.close_all()
 
@@ -96,6 +95,7 @@ class Chore:
     every_seconds: float
     is_behind: Callable[[], bool] = lambda: False
     """Whether there is more to do at once."""
+    pause_after_failure_seconds: float = field(default_factory=lambda: PAUSE_AFTER_FAILURE_SECONDS)
     due_at: float = float("-inf")
 
     def do_if_due(self) -> None:
@@ -107,13 +107,21 @@ class Chore:
             if self.is_behind():
                 pause = 0
         except Exception as error:  # The other chores do not depend on it.
-            pause = max(pause, PAUSE_AFTER_FAILURE_SECONDS)
+            pause = max(pause, self.pause_after_failure_seconds)
             connections.close_all()
             if isinstance(error, Error):
                 logger.warning("The maintainer's %s failed and will be tried again: %s", self.name, error)
             else:
                 logger.exception("The maintainer's %s failed and will be tried again.", self.name)
         self.due_at = time.monotonic() + pause
+
+
+def _relaying(holding: threading.Event, stopping: threading.Event) -> Chore:
+    def relay_all() -> None:
+        while relay.run_once() >= relay.BATCH and holding.is_set() and not stopping.is_set():
+            pass
+
+    return Chore("relay", relay_all, EVERY_TICK, pause_after_failure_seconds=TICK_SECONDS)
 
 
 def _chores(reconciler: Reconciler) -> list[Chore]:

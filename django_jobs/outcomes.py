@@ -5,12 +5,11 @@ status change.
 """
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self
 
-from django.db import InterfaceError, OperationalError, connections, router, transaction
+from django.db import router, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -18,7 +17,6 @@ from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
 from .models.jobs import WORKER_LOST
 from .models.tallies import tally
 from .retries import Retry, interval_seconds
-from .signals import job_finished
 from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from .values import short
 
@@ -71,23 +69,24 @@ class Outcome:
         return cls(Attempt.Outcome.ELSEWHERE, _error(), elsewhere_seconds=seconds, **told)
 
 
-def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
-    """Record how a claimed attempt ended, and what comes next for its job.
+def record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
+    """Write how a claimed attempt ended, and what comes next for its job, in one transaction.
 
-    Waits for a database that is away. Changes no state when the attempt was superseded meanwhile.
+    Returns as what it counts. Changes no state when the attempt was superseded meanwhile.
+    See `reports.report`, which waits for a database that is away.
     """
     if outcome.retry and job.attempt > outcome.retry.max:
         outcome = replace(outcome, kind=Attempt.Outcome.FAILED)  # It asked once more than it may.
-    while True:
-        try:
-            with transaction.atomic(using=router.db_for_write(Job)):
-                _record(job, outcome, worker_name)
-            break
-        except (OperationalError, InterfaceError) as error:
-            logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
-            connections.close_all()
-            time.sleep(1)
-    job_finished.send_robust(Job, job=job, outcome=outcome.kind)
+    with transaction.atomic(using=router.db_for_write(Job)):
+        update = _next_state(job, outcome) | outcome.told
+        if status := _end_attempt(job, update, if_canceled=outcome.told):
+            if status == CANCELED and outcome.kind == Attempt.Outcome.ELSEWHERE:
+                outcome = replace(outcome, kind=Attempt.Outcome.CANCELED)  # Nobody will report its end.
+            _store_attempt(job, outcome, worker_name)
+            _count_for_worker(job, outcome)
+        elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
+            _note_late_report(job, outcome, worker_name)
+    return outcome
 
 
 def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | None:
@@ -146,17 +145,6 @@ def lose(job: Job, evidence: str) -> bool:
 
 def _error(error_type: str = "", error_message: str = "", traceback: str = "") -> dict[str, str]:
     return {"error_type": error_type, "error_message": error_message, "traceback": traceback}
-
-
-def _record(job: Job, outcome: Outcome, worker_name: str) -> None:
-    update = _next_state(job, outcome) | outcome.told
-    if status := _end_attempt(job, update, if_canceled=outcome.told):
-        if status == CANCELED and outcome.kind == Attempt.Outcome.ELSEWHERE:
-            outcome = replace(outcome, kind=Attempt.Outcome.CANCELED)  # Nobody will report its end.
-        _store_attempt(job, outcome, worker_name)
-        _count_for_worker(job, outcome)
-    elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
-        _note_late_report(job, outcome, worker_name)
 
 
 def _next_state(job: Job, outcome: Outcome, *, final: bool = False) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from mmap import mmap
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 from django.db import connections
@@ -17,6 +19,41 @@ from django.db import connections
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def boot_clock() -> float:
+    """Seconds, which go on while the machine sleeps where the system can tell that."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class SharedMoment:
+    """A moment of a clock that is one for all processes, seen by this process and those it forks."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._memory = mmap(-1, _MOMENT.size)
+
+    def get(self) -> float:
+        """The moment, 0 while none is set."""
+        moment: float = _MOMENT.unpack_from(self._memory)[0]
+        return moment
+
+    def set(self, moment: float) -> None:
+        _MOMENT.pack_into(self._memory, 0, moment)
+
+    def set_in(self, seconds: float) -> None:
+        self.set(self._clock() + seconds)
+
+    def clear(self) -> None:
+        self.set(0)
+
+    def seconds_over(self) -> float:
+        """Seconds since the moment; 0 before it, and while none is set."""
+        moment = self.get()
+        return max(0, self._clock() - moment) if moment else 0
+
+
+_MOMENT = Struct("d")
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -76,6 +113,13 @@ class KeptProcess:
                     self._run(parent_pid)
                 finally:
                     os._exit(0)
+
+
+def kill_this_group() -> None:
+    """End this process, and what it has started if it leads a group of its own, at once."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def disconnect_databases() -> None:

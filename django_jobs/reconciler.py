@@ -2,35 +2,34 @@
 
 Every write is guarded, so any number of copies does no harm. Nothing is declared lost on a timestamp
 alone: a worker's lease must be over by the database's clock, after a lease of unbroken contact with the
-database, since workers cannot renew theirs while it is away.
+database, since workers cannot renew theirs while it is away, and the server of its queues must know nothing
+of its life either.
 """
 
 import logging
 import socket
-import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
+from uuid import UUID
 
 from django.db import connections, router, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from .conf import settings
-from .engines import Delivery, all_engines
+from .engines import Delivery, all_engines, get_engine
 from .engines.base import BaseEngine
 from .exceptions import EngineUnavailable
 from .models import Job, JobEvent, Worker
 from .models.jobs import NEXT_DELIVERY
 from .outcomes import lose
-from .processes import identity
+from .processes import boot_clock, identity
 
 BATCH = 500
 SETTLED = timedelta(seconds=5)
 """A delivery younger than this may be on its way from the queue to its claim."""
 MOST_TOLD = 2
 """The number, from 0, of the last lost delivery of an attempt that leaves a trace."""
-LONGEST_PASS_SECONDS = 4
-"""What a pass of the maintainer may take when servers do not answer."""
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class Reconciler:
     """Remembers between its passes what it saw missing, and since when the database answers."""
 
     def __init__(self) -> None:
-        self._contact_since = self._contact_at = _clock()
+        self._contact_since = self._contact_at = boot_clock()
         self._suspects: set[str] = set()
 
     def note_contact(self, *, lost: bool = False) -> None:
@@ -48,8 +47,8 @@ class Reconciler:
 
         A gap counts as lost contact: this machine slept, and so may the workers have.
         """
-        now = _clock()
-        if lost or now - self._contact_at > max(settings.LEASE_SECONDS / 2, LONGEST_PASS_SECONDS):
+        now = boot_clock()
+        if lost or now - self._contact_at > settings.LEASE_SECONDS / 2:
             self._contact_since = now
         self._contact_at = now
 
@@ -81,25 +80,50 @@ def end_lost_attempts() -> int:
     """End the started attempts whose worker's lease is over, or whose work elsewhere is overdue; how many."""
     alive = Worker.objects.alive().filter(pk=OuterRef("worker_id"))
     is_due = Q(elsewhere_until__isnull=True) | Q(elsewhere_until__lt=Now())
-    silent = Job.objects.started().ours().filter(is_due, ~Exists(alive)).order_by("id")[:BATCH]
+    silent = list(Job.objects.started().ours().filter(is_due, ~Exists(alive)).order_by("id")[:BATCH])
+    workers = Worker.objects.in_bulk({job.worker_id for job in silent if job.worker_id})
+    witnessed = _witnessed([job for job in silent if job.worker_id in workers])
     ended = 0
     for job in silent:
-        worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
+        worker = workers.get(job.worker_id) if job.worker_id else None
         if job.elsewhere_until:
             until = f"{job.elsewhere_until:%Y-%m-%d %H:%M:%S %Z}"
-            ended += lose(job, f"Its work went on elsewhere, and nobody reported its end until {until}.")
+            evidence = f"Its work went on elsewhere, and nobody reported its end until {until}."
         elif worker is None:
-            ended += lose(job, f"Worker {job.worker_id} is gone.")
-        elif not _runs_here(worker):
-            ended += lose(
-                job, f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
-            )
+            evidence = f"Worker {job.worker_id} is gone."
+        elif worker.pk in witnessed or _runs_here(worker):
+            continue
+        else:
+            evidence = f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
+        ended += _lose_unless_locked(job, evidence)
     return ended
 
 
-def _clock() -> float:
-    """Seconds, which go on while the machine sleeps where the system can tell that."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+def _witnessed(jobs: Sequence[Job]) -> Collection[UUID]:
+    """The workers of these jobs that a server of queues knows to live, or may know to: cut off from the
+    database alone. Where no server can be asked, all whose lease has not been over for another lease yet."""
+    asked: dict[tuple[str, str], set[UUID]] = {}
+    for engine in all_engines():
+        for queues in engine.servers().values():
+            for job in jobs:
+                if job.engine == engine.name and job.queue in queues and job.worker_id:
+                    asked.setdefault((engine.name, queues[0]), set()).add(job.worker_id)
+    witnessed: set[UUID] = set()
+    for (name, queue), worker_ids in asked.items():
+        try:
+            witnessed |= set(get_engine(name).witnessed(queue, sorted(worker_ids)))
+        except EngineUnavailable as error:
+            logger.info("Nobody can say of %d workers whether they live: %s", len(worker_ids), error)
+            lately = Worker.objects.filter(pk__in=worker_ids, leased_until__gte=Now() - settings.lease)
+            witnessed |= set(lately.values_list("pk", flat=True))
+    return witnessed
+
+
+def _lose_unless_locked(job: Job, evidence: str) -> bool:
+    """End this attempt, but do not wait for a transaction that holds its row; the next pass sees to it."""
+    with transaction.atomic(using=router.db_for_write(Job)):
+        free = Job.objects.select_for_update(skip_locked=True).filter(pk=job.pk)
+        return free.first() is not None and lose(job, evidence)
 
 
 def _runs_here(worker: Worker) -> bool:

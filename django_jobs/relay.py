@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from django.db import transaction
+from django.db import router, transaction
 from django.db.models import Subquery
 from django.db.models.functions import Now
 
@@ -86,9 +86,13 @@ def run_once() -> int:
 
 
 def queue_due_jobs() -> int:
-    """Move scheduled jobs whose time has come to their queues, the longest due first."""
-    due = Job.objects.due()[:BATCH].values("pk")
-    return Job.objects.scheduled().filter(pk__in=Subquery(due)).update(status=QUEUED, queued_at=Now())
+    """Move scheduled jobs whose time has come to their queues, the longest due first.
+
+    It waits for no transaction that holds some of them; a later pass sees to those.
+    """
+    with transaction.atomic(using=router.db_for_write(Job)):
+        due = Job.objects.due().select_for_update(skip_locked=True)[:BATCH].values("pk")
+        return Job.objects.scheduled().filter(pk__in=Subquery(due)).update(status=QUEUED, queued_at=Now())
 
 
 @contextmanager
@@ -183,6 +187,8 @@ def _mark(deliveries: Iterable[Delivery], epoch: str) -> None:
     for delivery in deliveries:
         alike.setdefault((delivery.attempt, delivery.number), []).append(delivery.job_id)
     for (attempt, number), ids in alike.items():
-        # Not by their status, which would lead a planner to read all that is queued.
-        awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
-        awaited.update(delivered_at=Now(), delivered_epoch=epoch)
+        with transaction.atomic(using=router.db_for_write(Job)):
+            # Not by their status, which would lead a planner to read all that is queued.
+            awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
+            free = awaited.select_for_update(skip_locked=True).values("pk")
+            Job.objects.filter(pk__in=Subquery(free)).update(delivered_at=Now(), delivered_epoch=epoch)

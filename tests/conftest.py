@@ -26,9 +26,10 @@ from uuid6 import uuid7
 
 from django_jobs import embedded, executor, registry, relay, tasks
 from django_jobs.engines.rq.connections import impatient_client
+from django_jobs.engines.rq.engine import EPOCH_KEY
 from django_jobs.models import Job, Worker
 from django_jobs.models.workers import installation_id
-from django_jobs.outcomes import report
+from django_jobs.reports import report
 from django_jobs.states import QUEUED, STARTED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,11 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
         client.flushall()
         yield client
     settings.RQ_QUEUES = declared
+
+
+def remember_witnesses(client: redis.Redis) -> None:
+    """Have an empty server seem to be in use for long, so that nobody takes it to have forgotten witnesses."""
+    client.set(EPOCH_KEY, f"{client.info('server')['run_id']}:old:1")
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """Several things at once, for races on real connections."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
 
 def at_once(*functions: Callable[[], Any]) -> list[Any]:
@@ -37,3 +38,26 @@ def waits_for_lock() -> bool:
         cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
         (waits,) = cursor.fetchone()
     return waits
+
+
+@contextmanager
+def holding_locks(lock: Callable[[], Any], *, until: Callable[[], Any] = lambda: False) -> Iterator[None]:
+    """Within this block, or until something is true, another transaction is open, which has called `lock`."""
+    locked, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            lock()
+            locked.set()
+            while not (until() or released.wait(0.05)):
+                pass
+        connections.close_all()
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    try:
+        assert locked.wait(60)
+        yield
+    finally:
+        released.set()
+        thread.join(60)

@@ -13,7 +13,10 @@ ROOT_URLCONF = "tests.worker_urls"
 if os.environ.get("DATABASE_POOL"):
     DATABASES["default"]["OPTIONS"] = {"pool": True}  # noqa: F405
 
-# The reconciler holds a pause of four seconds for a long pass; no shorter lease outlives that.
-DJANGO_JOBS = {"LEASE_SECONDS": float(os.environ.get("LEASE_SECONDS", "5")), "ALLOWED_TASKS": ["tests.tasks"]}
+DJANGO_JOBS = {
+    "LEASE_SECONDS": float(os.environ.get("LEASE_SECONDS", "5")),
+    "ALLOWED_TASKS": ["tests.tasks"],
+    "SPOOL_DIRECTORY": PROJECT_DATA / "spool",  # noqa: F405
+}
 if os.environ.get("PLAIN_JOBS"):
     DJANGO_JOBS["PLAIN_JOBS"] = os.environ["PLAIN_JOBS"]

@@ -180,6 +180,17 @@ class BaseEngine(ABC):
         it looks every few seconds anyway."""
 
     @abstractmethod
+    def witness(self, queue: str, worker_id: UUID) -> None:
+        """Have the queue's server remember for one lease that this worker lives."""
+
+    @abstractmethod
+    def witnessed(self, queue: str, worker_ids: Collection[UUID]) -> Collection[UUID]:
+        """Those of these workers of whose life the queue's server is a witness.
+
+        All of them if it was emptied or replaced less than a lease ago: then it can have forgotten them.
+        """
+
+    @abstractmethod
     def examine(self, queues: Sequence[str]) -> ServerFacts:
         """What the server of these queues tells, or why it tells nothing. Changes nothing, raises nothing."""
 

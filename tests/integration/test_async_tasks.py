@@ -8,7 +8,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from django_jobs import executor
 from django_jobs.models import Queue
-from django_jobs.outcomes import report
+from django_jobs.reports import report
 from django_jobs.states import FAILED, FINISHED, QUEUED
 from tests import tasks
 from tests.conftest import claim, execute, fresh, lines, wait_until

@@ -15,7 +15,8 @@ from django.utils import timezone
 from django_jobs import control, relay
 from django_jobs.exceptions import JobDoesNotExist, NotPossible, NotRequeueable, UnknownQueue
 from django_jobs.models import Attempt, Job, JobEvent, QueueEvent, tallies
-from django_jobs.outcomes import Outcome, lose, report
+from django_jobs.outcomes import Outcome, lose
+from django_jobs.reports import report
 from django_jobs.states import (
     CANCELED,
     DEFERRED,

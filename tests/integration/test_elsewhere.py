@@ -9,8 +9,9 @@ from django.utils import timezone
 from django_jobs import Elsewhere, control, executor
 from django_jobs.exceptions import NotPossible
 from django_jobs.models import Job, tallies
-from django_jobs.outcomes import Outcome, report
+from django_jobs.outcomes import Outcome
 from django_jobs.reconciler import Reconciler, end_lost_attempts
+from django_jobs.reports import report
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests.conftest import claim, execute, fresh, make_worker, no_time_limit
 

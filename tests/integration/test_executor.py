@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -10,8 +11,10 @@ from django.db import connection, connections
 
 from django_jobs import current_job, executor
 from django_jobs.engines.rq import trampoline
+from django_jobs.fences import Fence
 from django_jobs.models import Attempt, Job, Queue
 from django_jobs.models.workers import installation_id
+from django_jobs.processes import SharedMoment
 from django_jobs.reporter import LOG_LIMIT
 from django_jobs.signals import job_finished, job_started
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
@@ -29,7 +32,7 @@ def deliver(monkeypatch):
     def call(delivery_id, installation=None):
         monkeypatch.setattr(trampoline, "_disarm_rq_timeout", lambda: None)
         token = trampoline.claimant.set(
-            trampoline.Claimant(make_worker(), uuid4(), trampoline.SharedDeadline())
+            trampoline.Claimant(make_worker(), uuid4(), Fence(), SharedMoment(time.monotonic))
         )
         try:
             trampoline.run(delivery_id, installation or str(installation_id()))

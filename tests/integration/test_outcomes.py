@@ -7,7 +7,8 @@ import pytest
 from django.utils import timezone
 
 from django_jobs.models import Attempt, Job
-from django_jobs.outcomes import MOST_LOSSES, Outcome, lose, report
+from django_jobs.outcomes import MOST_LOSSES, Outcome, lose
+from django_jobs.reports import report
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests.conftest import claim, fresh, make_worker
 

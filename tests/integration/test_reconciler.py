@@ -19,9 +19,10 @@ from django_jobs.models import Job, Queue, Worker
 from django_jobs.processes import identity
 from django_jobs.reconciler import Reconciler
 from django_jobs.states import FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
-from tests.conftest import claim, fresh, make_worker, wait_until
+from tests.conftest import claim, fresh, make_worker, remember_witnesses, wait_until
+from tests.threads import holding_locks
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey", "_in_use_for_long")]
 
 
 def ago(**duration):
@@ -37,6 +38,11 @@ def in_contact_since(**duration):
 
 def silent_worker(**values):
     return make_worker(leased_until=ago(seconds=1), seen_at=ago(seconds=16), **values)
+
+
+@pytest.fixture
+def _in_use_for_long(valkey):
+    remember_witnesses(valkey)
 
 
 @pytest.fixture
@@ -291,13 +297,60 @@ def test_a_server_that_is_away_makes_nothing_absent(settled, settings, caplog):
     assert "Deliveries on file_processing not checked: Redis at redis://127.0.0.1:1/0" in caplog.text
 
 
-def test_attempts_of_dead_workers_are_ended_while_the_server_is_away(job_factory, settings):
-    job = job_factory(status=STARTED, worker=silent_worker())
+def test_while_the_server_is_away_attempts_of_dead_workers_are_ended_one_lease_later(job_factory, settings):
+    worker = silent_worker()
+    job = job_factory(status=STARTED, worker=worker)
     settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
 
     in_contact_since(seconds=16).run_once()
+    assert fresh(job).status == STARTED
+    Worker.objects.filter(pk=worker.pk).update(leased_until=ago(seconds=16))
+    in_contact_since(seconds=16).run_once()
 
     assert fresh(job).is_interrupted
+
+
+def test_an_attempt_whose_worker_is_cut_off_from_the_database_alone_is_left_alone(job_factory):
+    cut_off, dead = silent_worker(), silent_worker(name="w2")
+    running, cut = job_factory(status=STARTED, worker=cut_off), job_factory(status=STARTED, worker=dead)
+    get_engine("rq").witness("file_processing", cut_off.pk)
+
+    assert in_contact_since(seconds=16).run_once() == 1
+
+    assert (fresh(running).status, fresh(cut).is_interrupted) == (STARTED, True)
+
+
+def test_a_witness_remembers_for_one_lease(valkey, settings):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
+    engine, worker = get_engine("rq"), make_worker()
+
+    engine.witness("file_processing", worker.pk)
+
+    assert engine.witnessed("file_processing", [worker.pk]) == [worker.pk]
+    wait_until(lambda: engine.witnessed("file_processing", [worker.pk]) == [])
+
+
+def test_a_server_emptied_less_than_a_lease_ago_may_have_forgotten_any_worker(job_factory, valkey):
+    job = job_factory(status=STARTED, worker=silent_worker())
+    valkey.flushall()
+
+    in_contact_since(seconds=16).run_once()
+    assert fresh(job).status == STARTED
+    remember_witnesses(valkey)
+    in_contact_since(seconds=16).run_once()
+
+    assert fresh(job).is_interrupted
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_an_attempt_whose_row_is_locked_holds_up_no_other(job_factory):
+    locked, free = (job_factory(status=STARTED, worker=silent_worker(name=name)) for name in ("w1", "w2"))
+
+    with holding_locks(lambda: Job.objects.select_for_update().get(pk=locked.pk)):
+        assert in_contact_since(seconds=16).run_once() == 1
+
+    assert (fresh(locked).status, fresh(free).status) == (STARTED, FAILED)
 
 
 def test_a_job_delivered_anew_and_its_old_delivery_together_run_once(settled, valkey):

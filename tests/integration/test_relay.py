@@ -4,6 +4,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from django_jobs import embedded, relay
@@ -13,6 +14,7 @@ from django_jobs.models import Job, Queue
 from django_jobs.states import CANCELED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests import tasks
 from tests.conftest import fresh
+from tests.threads import holding_locks
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
@@ -255,3 +257,20 @@ def test_more_jobs_than_a_batch_are_delivered_by_repeated_passes(job_factory, qu
 
     assert [relay.run_once(), relay.run_once()] == [relay.BATCH, 1]
     assert len(set(queued_ids("file_processing"))) == relay.BATCH + 1
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_a_row_that_somebody_holds_locked_holds_up_no_other(job_factory, queued_ids):
+    locked_due, due = (job_factory(status=SCHEDULED, scheduled_for=timezone.now()) for _ in range(2))
+    locked_waiting, waiting = job_factory(), job_factory()
+
+    held = Job.objects.filter(pk__in=[locked_due.pk, locked_waiting.pk])
+    with holding_locks(lambda: list(held.select_for_update())):
+        relay.run_once()
+        assert (fresh(locked_due).status, fresh(due).status) == (SCHEDULED, QUEUED)
+        assert fresh(waiting).delivered_at
+    relay.run_once()
+
+    assert fresh(locked_due).status == QUEUED
+    assert sorted(queued_ids("file_processing")) == sorted(ids(locked_due, due, locked_waiting, waiting))

@@ -13,7 +13,8 @@ from django.utils import timezone
 from django_jobs import control, get_job, relay
 from django_jobs.exceptions import JobDoesNotExist, NotPossible
 from django_jobs.models import Job, JobEvent, tallies
-from django_jobs.outcomes import Outcome, report
+from django_jobs.outcomes import Outcome
+from django_jobs.reports import report
 from django_jobs.states import DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, TERMINAL, UNFINISHED
 from tests import tasks
 from tests.conftest import claim, execute, fresh

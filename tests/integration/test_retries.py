@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from django_jobs import Retry, executor
 from django_jobs.models import Job, tallies
-from django_jobs.outcomes import report
+from django_jobs.reports import report
 from django_jobs.signals import job_finished
 from django_jobs.states import CANCELED, FAILED, QUEUED, SCHEDULED
 from tests.conftest import claim, execute, fresh, make_worker, no_time_limit

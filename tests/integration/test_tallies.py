@@ -14,7 +14,8 @@ from django_jobs import control, executor
 from django_jobs.exceptions import JobsError
 from django_jobs.models import Job, Tally, tallies
 from django_jobs.models.jobs import WORKER_LOST
-from django_jobs.outcomes import Outcome, lose, report
+from django_jobs.outcomes import Outcome, lose
+from django_jobs.reports import report
 from django_jobs.retries import Retry
 from django_jobs.states import CANCELED, FAILED, FINISHED, STARTED, TERMINAL, Status
 from tests.conftest import claim, fresh, make_worker, wait_until

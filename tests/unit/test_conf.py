@@ -31,6 +31,7 @@ def test_settings_have_defaults(settings):
         "IMMEDIATE": False,
         "PLAIN_JOBS": "run",
         "LOG_FILE": None,
+        "SPOOL_DIRECTORY": None,
     }
 
 
@@ -63,6 +64,7 @@ def test_settings_are_read_when_they_are_used(settings):
         ("IMMEDIATE", True),
         ("PLAIN_JOBS", "refuse"),
         ("LOG_FILE", "worker.log"),
+        ("SPOOL_DIRECTORY", Path("/var/lib/spool")),
         ("LOG_FILE", Path("/var/log/worker.log")),
     ],
 )
@@ -123,6 +125,7 @@ def test_a_setting_takes_what_is_allowed(settings, key, value):
         ("PLAIN_JOBS", None),
         ("PLAIN_JOBS", []),
         ("LOG_FILE", ""),
+        ("SPOOL_DIRECTORY", 7),
         ("LOG_FILE", True),
         ("LOG_FILE", b"worker.log"),
     ],

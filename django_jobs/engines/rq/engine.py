@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from redis import Redis
 from redis.client import Pipeline
@@ -16,6 +17,7 @@ from rq.queue import Queue as RQQueue
 from rq.serializers import JSONSerializer
 from rq.utils import parse_timeout
 
+from ...conf import settings
 from ...environment import DefaultQueues
 from ...models.workers import installation_id
 from ..base import BaseEngine, Delivery, Seen, ServerFacts, Spot
@@ -68,7 +70,7 @@ class RQEngine(BaseEngine):
 
     def epoch(self, queue: str) -> str:
         with reached(impatient_client(queue)) as client:
-            return _text(client.eval(scripts.EPOCH, 1, EPOCH_KEY, secrets.token_hex(8)))
+            return _text(client.eval(scripts.EPOCH, 1, EPOCH_KEY, secrets.token_hex(4)))
 
     def push(self, deliveries: Sequence[Delivery]) -> str:
         with reached(impatient_client(deliveries[0].queue)) as client:
@@ -85,7 +87,7 @@ class RQEngine(BaseEngine):
             queues.setdefault(delivery.queue, []).append(delivery)
         with client.pipeline(transaction=False) as pipeline:
             # First, so that a server emptied in between is noticed rather than the deliveries missed.
-            pipeline.evalsha(scripts.sha(scripts.EPOCH), 1, EPOCH_KEY, secrets.token_hex(8))
+            pipeline.evalsha(scripts.sha(scripts.EPOCH), 1, EPOCH_KEY, secrets.token_hex(4))
             for queue, waiting in queues.items():
                 common = _common(queue, client)
                 for start in range(0, len(waiting), PUSHED_AT_ONCE):
@@ -118,6 +120,18 @@ class RQEngine(BaseEngine):
         with reached(impatient_client(delivery.queue)) as client:
             send_command(client, worker_name, "stop-job", job_id=delivery.id)
 
+    def witness(self, queue: str, worker_id: UUID) -> None:
+        with reached(impatient_client(queue)) as client:
+            client.set(_witness_key(worker_id), 1, px=round(settings.LEASE_SECONDS * 1000))
+
+    def witnessed(self, queue: str, worker_ids: Collection[UUID]) -> Collection[UUID]:
+        keys = [EPOCH_KEY, *map(_witness_key, worker_ids)]
+        with reached(impatient_client(queue)) as client:
+            age_seconds, *there = client.eval(scripts.WITNESSED, len(keys), *keys, secrets.token_hex(4))
+        if 0 <= age_seconds <= settings.LEASE_SECONDS:  # Less than 0: its clock was set back since.
+            return worker_ids
+        return [worker_id for worker_id, is_there in zip(worker_ids, there, strict=True) if is_there]
+
     def examine(self, queues: Sequence[str]) -> ServerFacts:
         return examining.examine(queues, EPOCH_KEY)
 
@@ -130,6 +144,10 @@ class RQEngine(BaseEngine):
             return {}
         with reached(impatient_client(next(iter(queues.values())))) as client:
             return plain.look_up(client, queues)
+
+
+def _witness_key(worker_id: UUID) -> str:
+    return f"{RQ_KEY_PREFIX}:django_jobs:witness:{worker_id.hex}"
 
 
 def _text(reply: Any) -> str:

@@ -3,17 +3,42 @@
 from functools import cache
 from hashlib import sha1
 
-EPOCH = """
--- KEYS[1]  where the epoch is kept        ARGV[1]  a random word for a new one
--- The server's run id is part of it: a restored snapshot brings the key back, but not the run id.
-local info = redis.pcall('INFO', 'server')
-local run_id = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or 'unknown'
-local epoch = redis.call('GET', KEYS[1])
-if not epoch or string.sub(epoch, 1, #run_id) ~= run_id then
-    epoch = run_id .. ':' .. ARGV[1]
-    redis.call('SET', KEYS[1], epoch)
+_PRESENT_EPOCH = """
+local function seconds()
+    local time = redis.pcall('TIME')  -- A user of the server may lack the right to ask.
+    return time.err and 0 or tonumber(time[1])
 end
-return epoch
+-- The server's run id is part of it: a restored snapshot brings the key back, but not the run id.
+local function present_epoch(key, word)
+    local info = redis.pcall('INFO', 'server')
+    local run_id = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or 'unknown'
+    local epoch = redis.call('GET', key)
+    if not epoch or string.sub(epoch, 1, #run_id) ~= run_id then
+        epoch = run_id .. ':' .. word .. ':' .. seconds()
+        redis.call('SET', key, epoch)
+    end
+    return epoch
+end
+"""
+
+EPOCH = f"""
+-- KEYS[1]  where the epoch is kept        ARGV[1]  a random word for a new one
+{_PRESENT_EPOCH}
+return present_epoch(KEYS[1], ARGV[1])
+"""
+
+WITNESSED = f"""
+-- KEYS[1]  where the epoch is kept        KEYS[2…]  what each witness stands under
+-- ARGV[1]  a random word for a new epoch
+-- How many seconds this epoch lasts already, -1 if the server does not tell; then for each witness 1 if it is
+-- there, else 0
+{_PRESENT_EPOCH}
+local began = tonumber(string.match(present_epoch(KEYS[1], ARGV[1]), ':(%d+)$')) or 0
+local told = {{seconds() > 0 and seconds() - began or -1}}
+for index = 2, #KEYS do
+    told[index] = redis.call('EXISTS', KEYS[index])
+end
+return told
 """
 
 PUSH = """

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from mmap import mmap
-from struct import Struct
+from functools import partial
 from uuid import UUID, uuid4
 
 from django.db import connections
@@ -18,40 +17,24 @@ from rq.timeouts import JobTimeoutException, get_default_death_penalty_class
 
 from ... import executor
 from ...exceptions import JobsError
+from ...fences import Fence
 from ...lifesigns import LifeSigns
 from ...models import Worker
 from ...models.workers import installation_id
+from ...processes import SharedMoment
+from .. import get_engine
 from ..base import parse_delivery_id
-
-
-class SharedDeadline:
-    """When the time limit of the function that runs in a child ends, seen by the worker that forked it."""
-
-    def __init__(self) -> None:
-        self._memory = mmap(-1, _MOMENT.size)
-
-    def set(self, seconds: float) -> None:
-        _MOMENT.pack_into(self._memory, 0, time.monotonic() + seconds)
-
-    def clear(self) -> None:
-        _MOMENT.pack_into(self._memory, 0, 0)
-
-    def seconds_over(self) -> float:
-        """Seconds since the deadline; 0 before it, and while none is set."""
-        (moment,) = _MOMENT.unpack_from(self._memory)
-        return max(0, time.monotonic() - moment) if moment else 0
-
-
-_MOMENT = Struct("d")  # Of the monotonic clock, which is one for all processes.
 
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """In whose name a delivery is claimed."""
+    """In whose name a delivery is claimed, and what its worker sees or says of the function that runs."""
 
     worker: Worker
     claim_id: UUID
-    deadline: SharedDeadline
+    fence: Fence
+    deadline: SharedMoment
+    """When the function's time limit ends, by `time.monotonic`."""
 
 
 claimant: ContextVar[Claimant | None] = ContextVar("django_jobs_rq_claimant", default=None)
@@ -77,25 +60,26 @@ def run(delivery_id: str, installation: str) -> None:
             "two projects share a Redis database. Give each its own, or its own RQ_KEY_PREFIX."
         )
     job_id, attempt = asked
-    with _claimant() as mine:
+    with _claimant(carrier.origin if carrier else "") as mine:
         executor.execute(
             job_id,
             attempt,
             worker=mine.worker,
             claim_id=mine.claim_id,
-            time_limit=lambda seconds: _time_limit(seconds, mine.deadline),
+            time_limit=lambda seconds: _limits(seconds, mine),
         )
 
 
 @contextmanager
-def _claimant() -> Iterator[Claimant]:
+def _claimant(queue: str) -> Iterator[Claimant]:
     if given := claimant.get():
         yield given
         return
-    signs = LifeSigns(f"rq.{os.getpid()}", engine="rq", queues=[])
+    witness = partial(get_engine("rq").witness, queue)
+    signs = LifeSigns(f"rq.{os.getpid()}", engine="rq", queues=[queue], witness=witness)
     signs.start()
     try:
-        yield Claimant(signs.worker, uuid4(), SharedDeadline())
+        yield Claimant(signs.worker, uuid4(), signs.fence, SharedMoment(time.monotonic))
     finally:
         signs.stop()
         connections.close_all()
@@ -108,13 +92,14 @@ def _disarm_rq_timeout() -> None:
 
 
 @contextmanager
-def _time_limit(seconds: int | None, deadline: SharedDeadline) -> Iterator[None]:
-    if seconds is None:
-        yield
-        return
-    deadline.set(seconds)
-    try:
-        with get_default_death_penalty_class()(seconds, JobTimeoutException):
+def _limits(seconds: int | None, mine: Claimant) -> Iterator[None]:
+    with mine.fence.guarding():
+        if seconds is None:
             yield
-    finally:
-        deadline.clear()
+            return
+        mine.deadline.set_in(seconds)
+        try:
+            with get_default_death_penalty_class()(seconds, JobTimeoutException):
+                yield
+        finally:
+            mine.deadline.clear()

@@ -8,17 +8,21 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import Error
+from django.db.models import Q
 from rq.defaults import RQ_KEY_PREFIX
 
+from ... import reports
 from ...lifesigns import LifeSigns
 from ...models import Attempt, Installation, Job, Worker
 from ...models.workers import installation_id
 from ...outcomes import lose
-from ...processes import KeptProcess, die_with_parent, disconnect_databases
+from ...processes import KeptProcess, SharedMoment, die_with_parent, disconnect_databases
+from .. import get_engine
 from ..base import parse_delivery_id
 from . import trampoline
 from .observing import ObservingWorker
@@ -38,9 +42,11 @@ class Held:
     claim_id: UUID
 
     def is_void(self) -> bool:
-        """True if what the child claimed was ended from outside, so without a worker's name, or deleted."""
-        ended = Attempt.objects.filter(job=self.job_id, claim_id=self.claim_id, worker_name="")
-        return ended.exists() or not Job.objects.filter(pk=self.job_id).exists()
+        """True if what the child claimed was deleted, taken for lost, or ended from outside, which is stored
+        without a worker's name."""
+        ended = Attempt.objects.filter(job=self.job_id, claim_id=self.claim_id)
+        taken = ended.filter(Q(worker_name="") | Q(outcome=Attempt.Outcome.LOST))
+        return taken.exists() or not Job.objects.filter(pk=self.job_id).exists()
 
 
 class JobsWorker(ObservingWorker):
@@ -54,15 +60,17 @@ class JobsWorker(ObservingWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._held: Held | None = None
-        self._deadline = trampoline.SharedDeadline()
+        self._deadline = SharedMoment(time.monotonic)
         self._own_pid = os.getpid()
         self._maintainer: KeptProcess | None = None
         self._signs = LifeSigns(
             self.name,
             engine="rq",
             queues=self.queue_names(),
+            witness=partial(get_engine("rq").witness, self.queue_names()[0]),
             on_cancel=self._stop_held_job,
             on_renewal=self._look_after_child,
+            on_fence=self._end_behind_fence,
         )
         self.worker_id, self.fork_lock = self._signs.worker.pk, self._signs.lock
 
@@ -117,7 +125,9 @@ class JobsWorker(ObservingWorker):
         die_with_parent(self._own_pid)
         if self._held:
             trampoline.claimant.set(
-                trampoline.Claimant(self._signs.worker, self._held.claim_id, self._deadline)
+                trampoline.Claimant(
+                    self._signs.worker, self._held.claim_id, self._signs.fence, self._deadline
+                )
             )
         super().main_work_horse(job, queue)
 
@@ -153,12 +163,19 @@ class JobsWorker(ObservingWorker):
         else:
             super().handle_payload(message)
 
+    def _end_behind_fence(self) -> None:
+        """Kill the child, which may be unable to see for itself that the fence has closed."""
+        if self._held:
+            self._ending = "it reached neither the database nor Redis, and its process was ended"
+            self.kill_horse()
+
     def _look_after_child(self) -> None:
         overtime = self._deadline.seconds_over()
         if overtime > OVERTIME_SECONDS:
             self._ending = f"its function ran on {overtime:.0f} s after its time limit"
             self.kill_horse()
         self._end_what_is_void()
+        reports.deliver_kept()  # First: whose report is there is no orphan.
         self._end_orphans()
 
     def _end_what_is_void(self) -> None:
@@ -197,6 +214,7 @@ class JobsWorker(ObservingWorker):
     def _end_orphans_now(self) -> None:
         with self._signs.lock:
             try:
+                reports.deliver_kept()
                 self._end_orphans()
             except Error as error:
                 logger.warning("Worker %s: the next renewal ends what its child left: %s", self.name, error)

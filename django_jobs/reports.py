@@ -1,0 +1,129 @@
+"""Brings the ends of attempts from the worker to the database, however long that is away.
+
+A report that could not be written waits in memory and in a file. The process tries again until it ends; then
+the next worker of this user and project on this machine delivers the file.
+"""
+
+import logging
+import time
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
+
+from . import spool
+from .models import Attempt, Job
+from .models.workers import installation_id
+from .outcomes import Outcome, record
+from .retries import Retry
+from .signals import job_finished
+from .values import short
+
+RETRY_EVERY_SECONDS = 1
+
+logger = logging.getLogger(__name__)
+
+
+def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
+    """Record how a claimed attempt ended, and what comes next for its job.
+
+    Waits for a database that is away. Changes no state when the attempt was superseded meanwhile.
+    """
+    path: Path | None = None
+    while True:
+        try:
+            recorded = _record(job, outcome, worker_name)
+            break
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
+            connections.close_all()
+            path = path or _keep(job, outcome, worker_name)
+            time.sleep(RETRY_EVERY_SECONDS)
+    if path:
+        spool.drop(path)
+    job_finished.send_robust(Job, job=job, outcome=recorded.kind)
+
+
+def deliver_kept() -> int:
+    """Record what processes that have ended left in files; how many. Raises the database's error."""
+    delivered = 0
+    for path, document in spool.kept():
+        try:
+            if document["installation"] != str(installation_id()):
+                continue  # Of another database, which this project used then.
+            job, outcome, worker_name = _read(document)
+        except (KeyError, TypeError, ValueError) as error:
+            spool.set_aside(path, error)
+            continue
+        if job:
+            recorded = _record(job, outcome, worker_name)
+            logger.warning("The report of job %s, which its worker could not write, is recorded.", job.pk)
+            job_finished.send_robust(Job, job=job, outcome=recorded.kind)
+        spool.drop(path)
+        delivered += 1
+    return delivered
+
+
+def _keep(job: Job, outcome: Outcome, worker_name: str) -> Path | None:
+    try:
+        document = _document(job, outcome, worker_name)
+    except DatabaseError:  # Only a process that has run no delivery does not know its installation.
+        return None
+    return spool.keep(document["claim"], document)
+
+
+def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
+    """Record it, without what the database refuses for its values; what was recorded."""
+    try:
+        return record(job, outcome, worker_name)
+    except DatabaseError as error:
+        if not _is_refusal(error):
+            raise
+        logger.error("The database refuses what job %s tells: %s", job.pk, error)
+        outcome = _without_values(outcome, f"The database refused it: {short(str(error), 1000)}")
+        return record(job, outcome, worker_name)
+
+
+def _is_refusal(error: DatabaseError) -> bool:
+    if isinstance(error, OperationalError):
+        # Class 54 of PostgreSQL's errors: beyond a limit of its own, such as the size of a value.
+        return str(getattr(error.__cause__, "sqlstate", "")).startswith("54")
+    return not isinstance(error, InterfaceError)
+
+
+def _without_values(outcome: Outcome, why: str) -> Outcome:
+    has_result = outcome.kind == Attempt.Outcome.FINISHED
+    error = outcome.error if has_result else {**outcome.error, "error_message": why, "traceback": ""}
+    result_error = why if has_result else ""
+    return replace(outcome, error=error, log="", progress=None, result=None, result_error=result_error)
+
+
+def _document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
+    retry = outcome.retry and {"max": outcome.retry.max, "interval": outcome.retry.seconds_after(job.attempt)}
+    return {
+        "installation": str(installation_id()),
+        "job": str(job.pk),
+        "attempt": job.attempt,
+        "claim": str(job.claim_id),
+        "worker": str(job.worker_id) if job.worker_id else None,
+        "worker_name": worker_name,
+        "started_at": job.started_at.isoformat(),  # type: ignore[union-attr] # A claimed job has started.
+        "outcome": {**asdict(replace(outcome, retry=None)), "retry": retry},
+    }
+
+
+def _read(document: dict[str, Any]) -> tuple[Job | None, Outcome, str]:
+    """The job as it was claimed then, None if it is deleted; how its attempt ended; its worker's name."""
+    told = dict(document["outcome"])
+    retry = told.pop("retry")
+    outcome = Outcome(**{**told, "kind": Attempt.Outcome(told["kind"]), "retry": retry and Retry(**retry)})
+    job = Job.objects.filter(pk=UUID(document["job"])).first()
+    if job:
+        job.attempt, job.claim_id = int(document["attempt"]), UUID(document["claim"])
+        job.worker_id = document["worker"] and UUID(document["worker"])
+        job.started_at = datetime.fromisoformat(document["started_at"])
+        job.elsewhere_until = None
+    return job, outcome, str(document["worker_name"])

@@ -1,0 +1,104 @@
+"""Files in which reports wait for a database that is away, so that they are not lost with their process.
+
+One JSON file for each, in a folder that only its user may write to; read by any process of that user.
+"""
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .conf import settings
+from .environment import embedded_directory
+from .processes import identity
+
+logger = logging.getLogger(__name__)
+
+
+def folder() -> Path:
+    return Path(settings.SPOOL_DIRECTORY or embedded_directory() / "spool")
+
+
+def keep(name: str, document: Mapping[str, Any]) -> Path | None:
+    """Write this document so that it outlives this process and the machine; None if that is not possible."""
+    place = folder()
+    path = place / f"{name}.{os.getpid()}-{identity(os.getpid())}.json"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(place)
+        (place / ".gitignore").write_text("*\n")
+        unfinished = path.with_suffix(".part")
+        with unfinished.open("w") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+        _sync(place)
+    except OSError as error:
+        logger.error(
+            "A report cannot be kept in %s (%s); it is lost if this process ends before it is written. "
+            'Name another folder in DJANGO_JOBS["SPOOL_DIRECTORY"].',
+            place,
+            error,
+        )
+        return None
+    return path
+
+
+def kept() -> Iterator[tuple[Path, Any]]:
+    """The documents of processes that have ended."""
+    place = folder()
+    try:
+        _check_private(place)
+        paths = sorted(place.glob("*.json"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.error("What is kept in %s cannot be read: %s", place, error)
+        return
+    for path in paths:
+        if _is_being_written(path):
+            continue  # Its process will deliver it itself.
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError:
+            continue  # Another process has delivered it.
+        except (OSError, ValueError) as error:
+            set_aside(path, error)
+        else:
+            yield path, document
+
+
+def set_aside(path: Path, error: Exception) -> None:
+    """Keep a file that holds no report from being read again."""
+    aside = path.with_suffix(".json.broken")
+    logger.error("%s holds no report (%r); it is renamed to %s.", path, error, aside.name)
+    with suppress(OSError):
+        path.rename(aside)
+
+
+def drop(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _is_being_written(path: Path) -> bool:
+    pid, _, process = path.stem.rpartition(".")[2].partition("-")
+    return pid.isdecimal() and identity(int(pid)) == process
+
+
+def _check_private(place: Path) -> None:
+    found = place.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("others may write to it; it must be this user's alone (chmod 700)")
+
+
+def _sync(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,280 @@
+"""Reports that wait in files: what a worker did is recorded although its process has ended."""
+
+import json
+import secrets
+import sqlite3
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from django_jobs import Retry, reports, spool
+from django_jobs.models import Attempt, Installation
+from django_jobs.models.workers import installation_id
+from django_jobs.outcomes import Outcome, lose
+from django_jobs.reports import deliver_kept, report
+from django_jobs.signals import job_finished
+from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
+from tests.conftest import claim, fresh
+from tests.threads import holding_locks
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def folder(settings, tmp_path):
+    place = tmp_path / "spool"
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "SPOOL_DIRECTORY": place}
+    return place
+
+
+@pytest.fixture
+def leave():
+    """Keep the report of a job as a worker does whose process then ends."""
+
+    def keep(job, outcome):
+        path = spool.keep(str(job.claim_id), reports._document(job, outcome, "w1"))
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        return path.rename(path.with_name(f"{job.claim_id.hex}.{ended.pid}-1.json"))
+
+    return keep
+
+
+def left_in(folder):
+    return [path.name for path in folder.iterdir() if path.name != ".gitignore"]
+
+
+def test_a_kept_report_is_recorded_as_if_its_worker_had_written_it(job_factory, leave, folder):
+    job = claim(job_factory())
+    told = {"log": "a line", "progress": {"progress": 100, "progress_message": "done"}, "ran_seconds": 1.5}
+    leave(job, Outcome.finished(result={"pages": [1, None, "ü"]}, **told))
+
+    assert deliver_kept() == 1
+
+    job = fresh(job)
+    assert (job.status, job.result, job.progress_message) == (FINISHED, {"pages": [1, None, "ü"]}, "done")
+    attempt = job.attempts.get()
+    assert (attempt.worker_name, attempt.log, attempt.started_at) == ("w1", "a line", job.started_at)
+    assert left_in(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome.failed("ValueError", "no", "Traceback"), FAILED),
+        (Outcome.retried(Retry(max=3, interval=60), "ValueError", "no", ""), SCHEDULED),
+        (Outcome.elsewhere(60), STARTED),
+    ],
+)
+def test_whichever_way_an_attempt_ended_its_report_is_kept(job_factory, leave, outcome, status):
+    job = claim(job_factory())
+    leave(job, outcome)
+
+    deliver_kept()
+
+    assert (fresh(job).status, job.attempts.get().outcome) == (status, outcome.kind)
+
+
+def test_a_kept_report_is_recorded_once(job_factory, leave, folder):
+    job = claim(job_factory(max_attempts=2))
+    path = leave(job, Outcome.failed("ValueError", "no", ""))
+    copy = path.read_text()
+
+    deliver_kept()
+    path.write_text(copy)
+    deliver_kept()
+
+    assert (fresh(job).status, fresh(job).attempt, job.attempts.count()) == (QUEUED, 2, 1)
+    assert not job.events.exists()
+
+
+def test_work_whose_report_was_kept_does_not_stay_interrupted(job_factory, leave):
+    job = claim(job_factory())
+    leave(job, Outcome.finished(result=42))
+    lose(job, "Worker w1 is silent.")
+
+    deliver_kept()
+
+    assert (fresh(job).status, fresh(job).result, fresh(job).error_type) == (FINISHED, 42, "")
+
+
+def test_a_kept_report_of_a_superseded_attempt_is_told_as_late(job_factory, leave):
+    job = claim(job_factory(idempotent=True))
+    leave(job, Outcome.finished(result=42))
+    lose(job, "Worker w1 is silent.")
+    claim(fresh(job))
+
+    deliver_kept()
+
+    assert (fresh(job).status, fresh(job).attempt) == (STARTED, 2)
+    assert [event.kind for event in job.events.all()] == ["worker_lost", "late_report"]
+
+
+def test_the_report_of_a_job_to_be_canceled_cancels_it(job_factory, leave):
+    job = claim(job_factory(max_attempts=5, cancel_requested_at=timezone.now()))
+    leave(job, Outcome.failed("ValueError", "no", ""))
+
+    deliver_kept()
+
+    assert fresh(job).status == CANCELED
+
+
+def test_the_kept_report_of_a_deleted_job_is_dropped(job_factory, leave, folder):
+    job = claim(job_factory())
+    leave(job, Outcome.finished())
+    job.delete()
+
+    deliver_kept()
+
+    assert left_in(folder) == []
+
+
+def test_a_kept_report_is_told_to_receivers_of_the_signal(job_factory, leave):
+    told = []
+    job = claim(job_factory())
+    leave(job, Outcome.finished())
+
+    def tell(sender, job, outcome, **_):
+        told.append((job.pk, outcome))
+
+    job_finished.connect(tell)
+    try:
+        deliver_kept()
+    finally:
+        job_finished.disconnect(tell)
+
+    assert told == [(job.pk, Attempt.Outcome.FINISHED)]
+
+
+def test_what_a_process_that_lives_keeps_is_left_to_it(job_factory, folder):
+    job = claim(job_factory())
+    spool.keep(str(job.claim_id), reports._document(job, Outcome.finished(), "w1"))
+
+    assert deliver_kept() == 0
+
+    assert (fresh(job).status, len(left_in(folder))) == (STARTED, 1)
+
+
+def test_what_is_of_another_database_is_left_alone(job_factory, leave, folder):
+    job = claim(job_factory())
+    leave(job, Outcome.finished())
+    Installation.objects.all().delete()
+    installation_id.cache_clear()
+
+    assert deliver_kept() == 0
+
+    assert (fresh(job).status, len(left_in(folder))) == (STARTED, 1)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"installation": "mine"}'])
+def test_a_file_that_holds_no_report_keeps_no_other_from_being_recorded(job_factory, leave, folder, text):
+    job = claim(job_factory())
+    leave(job, Outcome.finished())
+    broken = text.replace("mine", str(installation_id()))
+    (folder / "0.999999-1.json").write_text(broken)
+    (folder / "odd.json").write_text(broken)
+
+    deliver_kept()
+
+    assert fresh(job).status == FINISHED
+    assert not [name for name in left_in(folder) if name.endswith(".json")]
+
+
+def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(job_factory, leave, folder, caplog):
+    job = claim(job_factory())
+    leave(job, Outcome.finished())
+    folder.chmod(0o777)
+
+    assert deliver_kept() == 0
+    assert spool.keep("report", {}) is None
+
+    assert fresh(job).status == STARTED
+    assert 'Name another folder in DJANGO_JOBS["SPOOL_DIRECTORY"]' in caplog.text
+
+
+def test_what_is_kept_is_for_the_eyes_of_its_user_alone(folder):
+    path = spool.keep("report", {"a": 1})
+
+    assert (folder.stat().st_mode & 0o777, json.loads(path.read_text())) == (0o700, {"a": 1})
+
+
+def test_a_disk_that_takes_nothing_is_told_and_no_error(folder, caplog):
+    Path(folder).write_text("a file where the folder should be")
+
+    assert spool.keep("report", {}) is None
+
+    assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_report_waits_in_a_file_until_it_is_written(job_factory, folder, monkeypatch):
+    job, waited = claim(job_factory()), []
+    installation_id()
+    monkeypatch.setattr(reports.time, "sleep", lambda seconds: waited.append(left_in(folder)))
+
+    with unable_to_write_for_now(lambda: waited):
+        report(job, Outcome.finished(result=1), worker_name="w1")
+
+    assert (fresh(job).status, job.attempts.count(), left_in(folder)) == (FINISHED, 1, [])
+    assert all(name.startswith(str(job.claim_id)) for names in waited for name in names)
+    assert [len(names) for names in waited] == [1] * len(waited)
+
+
+@contextmanager
+def unable_to_write_for_now(has_failed):
+    """The first try fails: the connection is lost, or the database locked by somebody else."""
+    if connection.vendor == "postgresql":
+        connection.connection.close()
+        yield
+        return
+    connection.cursor().execute("PRAGMA busy_timeout = 50")
+    with holding_locks(lambda: Installation.objects.update(namespace="x"), until=has_failed):
+        yield
+
+
+# What the database refuses for its value
+
+
+@pytest.fixture
+def narrow_database():
+    """A database that takes no long text, as each has its limit somewhere."""
+    connection.ensure_connection()
+    if connection.vendor == "sqlite":
+        before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000)
+        yield
+        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+    else:
+        with connection.cursor() as cursor:  # An index takes no more than 2,704 bytes of it.
+            cursor.execute("CREATE INDEX ON django_jobs_job ((result::text))")
+            cursor.execute("CREATE INDEX ON django_jobs_job (traceback)")
+        yield
+
+
+def long_text():
+    return secrets.token_hex(12_000)  # It cannot be compressed.
+
+
+def test_a_result_that_the_database_refuses_is_told_and_the_job_is_finished(job_factory, narrow_database):
+    job = claim(job_factory())
+
+    report(job, Outcome.finished(result=long_text(), log="a line"), worker_name="w1")
+
+    job = fresh(job)
+    assert (job.status, job.result) == (FINISHED, None)
+    assert job.result_error.startswith("The database refused it: ")
+    assert job.attempts.get().outcome == "finished"
+
+
+def test_an_error_that_the_database_refuses_leaves_its_type(job_factory, narrow_database):
+    job = claim(job_factory())
+
+    report(job, Outcome.failed("ValueError", "no", long_text()), worker_name="w1")
+
+    job = fresh(job)
+    assert (job.status, job.error_type, job.traceback) == (FAILED, "ValueError", "")
+    assert job.error_message.startswith("The database refused it: ")
