@@ -21,6 +21,7 @@ from uuid6 import uuid7
 
 from . import observer, relay, retention
 from .conf import settings
+from .leftovers import Leftovers
 from .models import Lease, tallies
 from .processes import die_with_parent
 from .reconciler import Reconciler
@@ -128,6 +129,7 @@ def _chores(reconciler: Reconciler) -> list[Chore]:
     keeping = retention.Retention()
     return [
         Chore("reconciler", reconciler.run_once, RECONCILE_EVERY_SECONDS),
+        Chore("leftovers", Leftovers().run_once, RECONCILE_EVERY_SECONDS),
         Chore("observer", observer.run_once, OBSERVE_EVERY_SECONDS),
         Chore("expiry of results", keeping.expire_results, EVERY_TICK),
         Chore("folding of tallies", tallies.fold, EVERY_TICK),

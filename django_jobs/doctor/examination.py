@@ -90,8 +90,11 @@ def _servers(all_facts: list[ServerFacts]) -> Iterator[Finding]:
         all_facts.append(facts)
         yield from servers.reached(facts, engine)
         if not facts.trouble:
-            for check in (servers.suspended, servers.writable, servers.memory, servers.clock):
+            for check in _SERVER_CHECKS:
                 yield from check(facts)
+
+
+_SERVER_CHECKS = (servers.outdated, servers.suspended, servers.writable, servers.memory, servers.clock)
 
 
 class _Asked:

@@ -90,6 +90,15 @@ _TROUBLES = {
 }
 
 
+def outdated(facts: ServerFacts) -> Iterator[Finding]:
+    if facts.lacks:
+        yield error(
+            "server",
+            f"{facts.address} is {facts.version} and lacks {facts.lacks}; workers do not start on it.",
+            "Update the server to Redis 6.2 or later, or to any Valkey.",
+        )
+
+
 def suspended(facts: ServerFacts) -> Iterator[Finding]:
     if facts.suspended:
         yield error(
@@ -127,10 +136,10 @@ def memory(facts: ServerFacts) -> Iterator[Finding]:
         f"{_cli(facts)} config set maxmemory-policy noeviction, and the same in its configuration file or "
         "with your provider. A cache belongs on a server of its own."
     )
-    if policy.startswith("allkeys-"):
+    if facts.deletes_any_keys:
         found = f"{facts.address} deletes any keys when its memory is full ({policy}): deliveries and queues."
         yield error("memory", found, remedy)
-    elif policy.startswith("volatile-"):
+    elif facts.deletes_expiring_keys:
         found = f"{facts.address} deletes keys with an expiry when its memory is full ({policy})."
         yield warning("memory", found, remedy)
     else:

@@ -72,6 +72,8 @@ class ServerFacts:
     message: str = ""
     """What was raised then."""
     version: str = ""
+    lacks: str = ""
+    """What is needed and its version does not have; empty if it has all."""
     latency_seconds: float = 0
     ahead_seconds: float | None = None
     """How far its clock is ahead of this machine's."""
@@ -86,6 +88,16 @@ class ServerFacts:
     most_bytes: int | None = None
     append_only: bool | None = None
     disk_errors: Collection[str] = ()
+
+    @property
+    def deletes_any_keys(self) -> bool:
+        """True if it makes room by deleting whatever it likes: deliveries and queues."""
+        return self.memory_policy.startswith("allkeys-")
+
+    @property
+    def deletes_expiring_keys(self) -> bool:
+        """True if it makes room by deleting keys that have an expiry: the life signs of workers."""
+        return self.memory_policy.startswith("volatile-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +185,15 @@ class BaseEngine(ABC):
     @abstractmethod
     def withdraw(self, delivery: Delivery) -> None:
         """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
+
+    @abstractmethod
+    def kept(self, queue: str, start: int, most: int) -> Collection[str]:
+        """The ids of deliveries that this queue's server keeps: `most` of those that wait, from position
+        `start`, and as many of those that were taken."""
+
+    @abstractmethod
+    def discard(self, queue: str, delivery_ids: Collection[str]) -> int:
+        """Remove whatever the server keeps of these deliveries, but of other installations; how many were."""
 
     @abstractmethod
     def alert(self, worker_name: str, delivery: Delivery) -> None:

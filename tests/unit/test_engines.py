@@ -9,6 +9,7 @@ from redis.sentinel import Sentinel
 from django_jobs.engines import get_engine
 from django_jobs.engines.base import Delivery, parse_delivery_id
 from django_jobs.engines.rq.connections import impatient_client, masked_url
+from django_jobs.engines.rq.examining import what_lacks
 from django_jobs.environment import default_rq_queues
 from django_jobs.exceptions import UnknownEngine, UnknownQueue
 from django_jobs.models import Job
@@ -145,3 +146,13 @@ def test_users_of_one_server_have_a_client_each(settings):
 
     assert impatient_client("mail") is not impatient_client("video")
     assert isinstance(impatient_client("mail"), redis.Redis)
+
+
+@pytest.mark.parametrize("version", ["6.2.0", "6.2", "7.2.4", "10.0", "", "unknown"])
+def test_a_server_that_is_new_enough_lacks_nothing(version):
+    assert what_lacks(version) == ""
+
+
+@pytest.mark.parametrize("version", ["6.0.20", "5.0.14", "2.8"])
+def test_a_server_that_is_too_old_lacks_a_command(version):
+    assert what_lacks(version) == "BLMOVE, which Redis has since 6.2"

@@ -21,7 +21,7 @@ from ...conf import settings
 from ...environment import DefaultQueues
 from ...models.workers import installation_id
 from ..base import BaseEngine, Delivery, Seen, ServerFacts, Spot
-from . import examining, plain, scripts
+from . import examining, keeping, plain, scripts
 from .connections import declared_queues, impatient_client, masked_url, reached
 
 TRAMPOLINE = "django_jobs.engines.rq.trampoline.run"
@@ -115,6 +115,14 @@ class RQEngine(BaseEngine):
             pipeline.lrem(RQQueue(delivery.queue, connection=client).key, 1, delivery.id)
             pipeline.delete(RQJob.key_for(delivery.id))
             pipeline.execute()
+
+    def kept(self, queue: str, start: int, most: int) -> Collection[str]:
+        with reached(impatient_client(queue)) as client:
+            return keeping.kept(client, queue, start, most)
+
+    def discard(self, queue: str, delivery_ids: Collection[str]) -> int:
+        with reached(impatient_client(queue)) as client:
+            return keeping.discard(client, queue, delivery_ids)
 
     def alert(self, worker_name: str, delivery: Delivery) -> None:
         with reached(impatient_client(delivery.queue)) as client:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import socket
 import ssl
 import time
@@ -24,6 +25,7 @@ from ..base import QueueFacts, ServerFacts, parse_delivery_id
 from .connections import impatient_client, masked_url
 from .plain import unpacked
 
+OLDEST_REDIS = (6, 2)
 MOST_WORKERS = 100
 MOST_DELIVERIES = 20
 """of each queue: the oldest that wait, and the newest that a worker has refused"""
@@ -65,7 +67,7 @@ def _ask(client: Redis, queues: Sequence[str], epoch_key: str) -> ServerFacts:
         clock, *replies = map(_reply, pipeline.execute(raise_on_error=False))
         latency = time.monotonic() - began
     alive = {key for key, exists in zip(keys, replies, strict=False) if exists}
-    installation = dict(zip(sought, map(_installation, replies[len(keys) :]), strict=True))
+    installation = dict(zip(sought, map(installation_of, replies[len(keys) :]), strict=True))
     facts = {
         queue: QueueFacts(
             workers=sorted(
@@ -82,6 +84,7 @@ def _ask(client: Redis, queues: Sequence[str], epoch_key: str) -> ServerFacts:
         address=masked_url(client),
         queues=facts,
         version=f"{kind} {version}" if version else "",
+        lacks=what_lacks(str(info.get("redis_version", ""))),
         latency_seconds=latency,
         ahead_seconds=clock[0] + clock[1] / 1e6 - asked_at - latency / 2 if clock else None,
         epoch=_epoch(epoch, info.get("run_id", "")),
@@ -98,6 +101,12 @@ def _ask(client: Redis, queues: Sequence[str], epoch_key: str) -> ServerFacts:
             if info.get(name, "ok") != "ok"
         ],
     )
+
+
+def what_lacks(redis_version: str) -> str:
+    """What a server compatible with this version of Redis does not have and we need, empty if nothing."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", redis_version)[:2])
+    return "BLMOVE, which Redis has since 6.2" if numbers and numbers < OLDEST_REDIS else ""
 
 
 def _reply(reply: Any) -> Any:
@@ -120,7 +129,7 @@ def _epoch(reply: bytes | None, run_id: str) -> str:
     return epoch if epoch.startswith(run_id) else ""
 
 
-def _installation(data: bytes | None) -> str:
+def installation_of(data: bytes | None) -> str:
     """Of which installation a delivery is, empty if it does not tell."""
     try:
         _, _, (_, installation), _ = json.loads(unpacked(data or b"", 10_000))

@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 from ...exceptions import UnknownQueue
 from ...models import Worker
 from ...processes import identity
-from ..base import parse_delivery_id
+from ..base import ServerFacts, parse_delivery_id
 from . import trampoline
 from .connections import impatient_client, masked_url
 from .engine import TRAMPOLINE, RQEngine
@@ -35,10 +35,12 @@ def make_worker(
     """A worker for these queues, all declared ones if none is named.
 
     Takes the options of RQ's `Worker`, and classes as paths or None for the configured ones. Waits for
-    the server of the queues; raises `UnknownQueue`, and `ValueError` for queues of several servers.
+    the server of the queues; raises `UnknownQueue`, and `ValueError` for queues of several servers or of one
+    that is of no use.
     """
     names = _on_one_server(queue_names)
     _wait_for_server(names[0])
+    _check_server(RQEngine().examine(names))
     _wait_for_database()
     chosen = get_job_class(options.pop("job_class", None))
     mixins = (InertMixin, DeliveryMixin) if refuses_plain() else (DeliveryMixin,)
@@ -86,6 +88,24 @@ def _on_one_server(queue_names: Sequence[str]) -> list[str]:
         told = "; ".join(f"{', '.join(queues)} on {server}" for server, queues in servers.items())
         raise ValueError(f"One worker works on queues of one server; start one for each: {told}.")
     return names
+
+
+def _check_server(facts: ServerFacts) -> None:
+    if facts.lacks:
+        raise ValueError(f"{facts.address} is {facts.version} and lacks {facts.lacks}.")
+    remedy = "set its maxmemory-policy to noeviction, and give a cache a server of its own"
+    if facts.deletes_any_keys:
+        raise ValueError(
+            f"{facts.address} deletes any keys when its memory is full ({facts.memory_policy}), even "
+            f"queues. Workers do not start on it; {remedy}."
+        )
+    if facts.deletes_expiring_keys:
+        logger.warning(
+            "%s deletes keys with an expiry when its memory is full (%s), as those of workers are; %s.",
+            facts.address,
+            facts.memory_policy,
+            remedy,
+        )
 
 
 def _free_name(name: str, client: Redis) -> None:

@@ -30,6 +30,9 @@ from .observing import ObservingWorker
 OVERTIME_SECONDS = 10
 """How long after its time limit a job that does not heed it, say in C code, is killed."""
 
+LOCK_PATIENCE_SECONDS = 10
+"""How long an ending worker waits for its life sign, which a database that hangs may hold up."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -212,14 +215,17 @@ class JobsWorker(ObservingWorker):
                 Job.objects.started().filter(pk=job.pk, claim_id=job.claim_id).update(worker=None)
 
     def _end_orphans_now(self) -> None:
-        with self._signs.lock:
-            try:
-                reports.deliver_kept()
-                self._end_orphans()
-            except Error as error:
-                logger.warning("Worker %s: the next renewal ends what its child left: %s", self.name, error)
-            finally:
-                disconnect_databases()
+        if not self._signs.lock.acquire(timeout=LOCK_PATIENCE_SECONDS):
+            logger.warning("Worker %s: its life sign hangs, so the reconciler ends what is left.", self.name)
+            return
+        try:
+            reports.deliver_kept()
+            self._end_orphans()
+        except Error as error:
+            logger.warning("Worker %s: the next renewal ends what its child left: %s", self.name, error)
+        finally:
+            disconnect_databases()
+            self._signs.lock.release()
 
     def _start_life_signs(self) -> None:
         while True:
