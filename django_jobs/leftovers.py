@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Leftovers:
-    """Walks through the queues; looks twice at what nobody awaits, as its worker may be about to remove it."""
+    """Walks through the queues. Looks twice at what nobody awaits: its worker may be about to remove it."""
 
     def __init__(self) -> None:
         self._starts: dict[str, int] = {}  # {queue: where to look}

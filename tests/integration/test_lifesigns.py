@@ -1,0 +1,109 @@
+"""Life signs: the lease in the database, the witness on the server, the fence that closes without either."""
+
+import threading
+
+import pytest
+from django.db import connection, connections
+
+from django_jobs.exceptions import EngineUnavailable
+from django_jobs.lifesigns import LifeSigns
+from django_jobs.models import Worker
+from tests.conftest import fresh, wait_until
+from tests.threads import holding_locks
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+on_postgresql = pytest.mark.skipif(connection.vendor == "sqlite", reason="On SQLite no fence closes.")
+
+
+@pytest.fixture
+def start(settings):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 1.5}
+    started = []
+
+    def make(**callbacks):
+        callbacks.setdefault("witness", lambda worker_id: None)
+        signs = LifeSigns("w1", engine="rq", queues=["file_processing"], **callbacks)
+        signs.start()
+        started.append(signs)
+        return signs
+
+    yield make
+    for signs in started:
+        signs.stop()
+
+
+def away(worker_id):
+    raise EngineUnavailable("away")
+
+
+def lease_of(signs):
+    return fresh(signs.worker).leased_until
+
+
+def test_the_lease_is_renewed_until_the_end_which_removes_the_row(start):
+    signs = start()
+    first = lease_of(signs)
+
+    wait_until(lambda: lease_of(signs) > first)
+    signs.stop()
+
+    assert not Worker.objects.exists()
+
+
+def test_the_witness_hears_of_this_worker_again_and_again(start):
+    told = []
+    signs = start(witness=told.append)
+
+    wait_until(lambda: len(told) > 2)
+
+    assert set(told) == {signs.worker.pk}
+
+
+def test_a_row_that_somebody_deleted_is_written_again(start):
+    signs = start()
+    Worker.objects.all().delete()
+
+    wait_until(lambda: fresh(signs.worker))
+
+
+@on_postgresql
+def test_the_fence_stays_open_while_one_store_is_reached(start):
+    signs, renewed = start(witness=away), threading.Semaphore(0)
+    signs._on_renewal = renewed.release
+
+    for _ in range(10):  # As many as take longer than a lease.
+        assert renewed.acquire(timeout=60)
+
+    wait_until(lambda: not signs.fence.has_closed())  # A machine that stands still closes it for a moment.
+
+
+@on_postgresql
+def test_the_fence_stays_open_while_the_database_hangs_and_a_witness_is_there(start):
+    told = threading.Semaphore(0)
+    signs = start(witness=lambda worker_id: told.release())
+
+    with holding_locks(lambda: Worker.objects.select_for_update().get()):
+        for _ in range(12):
+            assert told.acquire(timeout=60)
+        assert lease_of(signs) < database_now()
+        wait_until(lambda: not signs.fence.has_closed())
+
+
+@on_postgresql
+def test_without_both_it_closes_and_opens_only_after_what_runs_was_ended(start):
+    ended = []
+    signs = start(witness=away)
+    signs._on_fence = lambda: ended.append(signs.fence.has_closed())
+
+    with holding_locks(lambda: Worker.objects.select_for_update().get()):
+        wait_until(lambda: ended)
+    wait_until(lambda: not signs.fence.has_closed())
+
+    assert all(ended)
+
+
+def database_now():
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        return cursor.fetchone()[0]
