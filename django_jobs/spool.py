@@ -73,6 +73,16 @@ def kept() -> Iterator[tuple[Path, Any]]:
             yield path, document
 
 
+def count() -> int:
+    """How many reports of processes that have ended wait. Raises `OSError` if the folder is of no use."""
+    place = folder()
+    try:
+        _check_private(place)
+    except FileNotFoundError:
+        return 0
+    return sum(not _is_being_written(path) for path in place.glob("*.json"))
+
+
 def set_aside(path: Path, error: Exception) -> None:
     """Keep a file that holds no report from being read again."""
     aside = path.with_suffix(".json.broken")

@@ -30,6 +30,7 @@ def examine() -> list[Finding]:
     works in threads with connections of their own, and so sees what is committed.
     """
     found = [*_look("versions", project.versions), *_look("settings", project.settings)]
+    found += _look("reports", project.reports)
     tasks = _Thread("tasks", project.tasks)  # Beside the servers.
     facts: list[ServerFacts] = []
     found += _look("server", partial(_servers, facts))

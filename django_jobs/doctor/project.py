@@ -9,9 +9,9 @@ from pathlib import Path
 from django.core.checks import ERROR
 from django.core.checks.registry import registry as system_checks
 
-from .. import registry
+from .. import registry, spool
 from ..conf import settings as jobs_settings
-from .findings import Finding, error, ok, quoted, told, warning
+from .findings import Finding, error, number, ok, quoted, told, warning
 
 _PACKAGES = ("django", "rq", "django-rq", "redis")
 
@@ -57,6 +57,26 @@ def tasks() -> Iterator[Finding]:
         )
     else:
         yield ok("tasks", f"All modules of tasks can be imported; they declare {len(names)}.")
+
+
+def reports() -> Iterator[Finding]:
+    """What workers of this host could not write to the database before they ended."""
+    folder = spool.folder()
+    try:
+        waiting = spool.count()
+    except OSError as problem:
+        yield error(
+            "reports",
+            f"{folder} is of no use: {problem}. Reports that wait for the database are lost with their worker.",
+            f"chown and chmod 700 {folder}, or name another folder in SPOOL_DIRECTORY of DJANGO_JOBS.",
+        )
+        return
+    if waiting:
+        yield warning(
+            "reports",
+            f"{number(waiting, 'report')} of workers that have ended wait in {folder}.",
+            "python manage.py rqworker (any worker of this user on this host delivers them)",
+        )
 
 
 def _version(package: str) -> str:

@@ -861,3 +861,42 @@ def test_the_doctor_sees_a_job_that_was_really_delivered_and_has_nothing_to_say(
     tasks.add.enqueue(1)
 
     assert {each.level for each in examine()} == {"ok"}
+
+
+# Reports in files
+
+
+@pytest.fixture
+def spool_folder(settings, tmp_path):
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "SPOOL_DIRECTORY": tmp_path / "spool"}
+    return tmp_path / "spool"
+
+
+def test_reports_that_wait_for_a_worker_are_told(spool_folder):
+    spool_folder.mkdir(mode=0o700)
+    (spool_folder / "report.999999-1.json").write_text("{}")
+
+    level, found, fix = only("reports")
+
+    assert (level, f"1 report of workers that have ended wait in {spool_folder}" in found) == (
+        "warning",
+        True,
+    )
+    assert "python manage.py rqworker" in fix
+
+
+def test_a_folder_that_others_may_write_to_is_an_error(spool_folder):
+    spool_folder.mkdir()
+    spool_folder.chmod(0o777)
+
+    level, found, fix = only("reports")
+
+    assert (level, "others may write to it" in found, f"chmod 700 {spool_folder}" in fix) == (
+        "error",
+        True,
+        True,
+    )
+
+
+def test_without_reports_there_is_nothing_to_tell(spool_folder):
+    assert told("reports") == []
