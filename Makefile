@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test chaos lint clean
 
 # make demo ARGS="--once"  runs the demo to its end instead of serving until Ctrl-C.
 demo: $(VENV)/demo
@@ -14,6 +14,10 @@ demo: $(VENV)/demo
 # make test ARGS="-k relay"  chooses tests; without ARGS the coverage is checked too.
 test: lint
 	$(BIN)/python .ci/matrix.py $(ARGS)
+
+# make chaos SEED=7 SECONDS=60  breaks workers and servers at random, then checks what became of every job.
+chaos: $(VENV)/lint
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check

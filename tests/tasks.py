@@ -425,6 +425,29 @@ def hold_deaf(path: str, release: str) -> str:
     return hold(path, release)
 
 
+@task(queue="file_processing")
+def note(path: str, line: str) -> None:
+    record(path, line)
+
+
+@task(queue="file_processing", idempotent=True)
+def beat(path: str, release: str) -> None:
+    """Record this process and the time again and again, until the file `release` exists."""
+    while not Path(release).exists():
+        record(path, f"{os.getpid()} {time.monotonic()}")
+        time.sleep(0.02)
+
+
+@task(queue="file_processing")
+def leave_marks(path: str, label: str, fails_at: int = 0) -> None:
+    """Record where each attempt begins and ends; fail at the end of attempt number `fails_at`."""
+    attempt = current_job().attempt  # type: ignore[union-attr]
+    record(path, f"{label} {attempt} began")
+    record(path, f"{label} {attempt} ended")
+    if attempt == fails_at:
+        raise ValueError("as it was told")
+
+
 def record(path: str, line: str) -> int:
     """Append a line to a file that no store knows, and count its lines."""
     with Path(path).open("a+") as file:

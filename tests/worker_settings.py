@@ -9,6 +9,8 @@ from testproject.settings import *  # noqa: F403
 from testproject.settings import INSTALLED_APPS as ALL_APPS
 
 INSTALLED_APPS = [app for app in ALL_APPS if app != "testproject.documents"]
+if os.environ.get("CRASH_AT"):
+    INSTALLED_APPS += ["tests.faults.crashing.Crashing"]
 ROOT_URLCONF = "tests.worker_urls"
 if os.environ.get("DATABASE_POOL"):
     DATABASES["default"]["OPTIONS"] = {"pool": True}  # noqa: F405

@@ -67,7 +67,7 @@ def reports() -> Iterator[Finding]:
     except OSError as problem:
         yield error(
             "reports",
-            f"{folder} is of no use: {problem}. Reports that wait for the database are lost with their worker.",
+            f"{folder} is of no use: {problem}. Reports that wait for the database die with their worker.",
             f"chown and chmod 700 {folder}, or name another folder in SPOOL_DIRECTORY of DJANGO_JOBS.",
         )
         return
