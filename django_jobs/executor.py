@@ -13,13 +13,14 @@ from inspect import iscoroutine
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import InterfaceError, OperationalError, close_old_connections, connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connections, router
 
 from . import logs, loops, registry, sql
 from .elsewhere import Elsewhere
 from .models import Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
 from .outcomes import Outcome
+from .patience import patience
 from .reporter import Reporter
 from .reports import report
 from .retries import Retry
@@ -84,10 +85,12 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
 
     Raises the database's error when that is away for longer than `CLAIM_PATIENCE_SECONDS`.
     """
-    deadline = time.monotonic() + CLAIM_PATIENCE_SECONDS
+    alias, deadline = router.db_for_write(Job), time.monotonic() + CLAIM_PATIENCE_SECONDS
     while True:
         try:
-            if claimed := sql.claim([(job_id, attempt)], worker.pk, claim_id):
+            with patience(alias, CLAIM_PATIENCE_SECONDS):
+                claimed = sql.claim([(job_id, attempt)], worker.pk, claim_id)
+            if claimed:
                 return claimed[0]
             job = Job.objects.filter(pk=job_id, attempt=attempt).first()
             if job and job.status == STARTED and job.claim_id == claim_id:

@@ -19,6 +19,7 @@ from .conf import settings
 from .exceptions import EngineUnavailable
 from .fences import Fence
 from .models import Job, Worker
+from .patience import patience
 from .processes import boot_clock, disconnect_databases, identity
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
@@ -54,6 +55,7 @@ class LifeSigns:
             pid=os.getpid(),
             process=identity(os.getpid()) or "",
         )
+        self._alias = router.db_for_write(Worker)
         self.lock = threading.Lock()
         self.fence = Fence()
         self._witness = witness
@@ -95,7 +97,7 @@ class LifeSigns:
             self._due.clear()
             if self._stopping.is_set():
                 return
-            with self.lock:
+            with self.lock, patience(self._alias, settings.LEASE_SECONDS):
                 try:
                     self._renew()
                     self._tell_cancellations()
@@ -132,7 +134,7 @@ class LifeSigns:
                 self._reached_a_store(sent_at)
 
     def _reached_a_store(self, sent_at: float) -> None:
-        if connections[router.db_for_write(Worker)].vendor == "sqlite":
+        if connections[self._alias].vendor == "sqlite":
             # Nobody ends attempts while it is locked, nor those of a process on this machine that lives.
             return
         with self._extending:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 
-from django.db import Error, connections
+from django.db import Error, connections, router
 from django.db.models import Q
 from django.db.models.functions import Now
 from uuid6 import uuid7
@@ -23,6 +23,7 @@ from . import observer, relay, retention
 from .conf import settings
 from .leftovers import Leftovers
 from .models import Lease, tallies
+from .patience import patience
 from .processes import die_with_parent
 from .reconciler import Reconciler
 
@@ -32,6 +33,7 @@ RECONCILE_EVERY_SECONDS = 4
 OBSERVE_EVERY_SECONDS = 2
 PRUNE_EVERY_SECONDS = 60
 PAUSE_AFTER_FAILURE_SECONDS = 5
+LONGEST_RELAYING_SECONDS = 30
 LEASE = timedelta(seconds=5)
 LEASE_NAME = "maintainer"
 
@@ -70,7 +72,8 @@ def run(stopping: threading.Event) -> None:
     tick_seconds = min(TICK_SECONDS, settings.LEASE_SECONDS / 4)
     while True:
         try:
-            is_holder = hold_lease(holder)
+            with patience(router.db_for_write(Lease), LEASE.total_seconds()):
+                is_holder = hold_lease(holder)
         except Error as error:
             reconciler.note_contact(lost=True)
             holding.clear()
@@ -96,6 +99,8 @@ class Chore:
     every_seconds: float
     is_behind: Callable[[], bool] = lambda: False
     """Whether there is more to do at once."""
+    longest_seconds: float = 120
+    """After which a database that does not answer is taken to hang."""
     pause_after_failure_seconds: float = field(default_factory=lambda: PAUSE_AFTER_FAILURE_SECONDS)
     due_at: float = float("-inf")
 
@@ -104,7 +109,8 @@ class Chore:
             return
         pause = self.every_seconds
         try:
-            self.do()
+            with patience(router.db_for_write(Lease), self.longest_seconds):
+                self.do()
             if self.is_behind():
                 pause = 0
         except Exception as error:  # The other chores do not depend on it.
@@ -119,8 +125,10 @@ class Chore:
 
 def _relaying(holding: threading.Event, stopping: threading.Event) -> Chore:
     def relay_all() -> None:
+        deadline = time.monotonic() + LONGEST_RELAYING_SECONDS
         while relay.run_once() >= relay.BATCH and holding.is_set() and not stopping.is_set():
-            pass
+            if time.monotonic() > deadline:
+                break
 
     return Chore("relay", relay_all, EVERY_TICK, pause_after_failure_seconds=TICK_SECONDS)
 

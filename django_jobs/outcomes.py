@@ -84,7 +84,7 @@ def record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
                 outcome = replace(outcome, kind=Attempt.Outcome.CANCELED)  # Nobody will report its end.
             _store_attempt(job, outcome, worker_name)
             _count_for_worker(job, outcome)
-        elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update)):
+        elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update, worker_name)):
             _note_late_report(job, outcome, worker_name)
     return outcome
 
@@ -201,14 +201,14 @@ def _is_recorded(job: Job) -> bool:
     return stored.exclude(outcome__in=[Attempt.Outcome.LOST, Attempt.Outcome.CANCELED]).exists()
 
 
-def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any]) -> bool:
+def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any], worker_name: str) -> bool:
     """Work that was done is not left failed because its worker was taken for lost."""
     interrupted = _claimed(job).failed().filter(error_type=WORKER_LOST)
     if outcome.kind != Attempt.Outcome.FINISHED or not interrupted.update(**update):
         return False
     tally({(job.queue, FAILED): -1, (job.queue, FINISHED): 1})
     job.attempts.filter(number=job.attempt).update(
-        outcome=outcome.kind, log=outcome.log, finished_at=Now(), **outcome.error
+        worker_name=worker_name, outcome=outcome.kind, log=outcome.log, finished_at=Now(), **outcome.error
     )
     return True
 

@@ -8,7 +8,7 @@ of its life either.
 
 import logging
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from .conf import settings
-from .engines import Delivery, all_engines, get_engine
+from .engines import Delivery, all_engines
 from .engines.base import BaseEngine
 from .exceptions import EngineUnavailable
 from .models import Job, JobEvent, Worker
@@ -36,10 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Remembers between its passes what it saw missing, and since when the database answers."""
+    """Remembers between its passes what it saw missing, and since when the database answers and a server of
+    queues does not."""
 
     def __init__(self) -> None:
         self._contact_since = self._contact_at = boot_clock()
+        self._unanswered_since: dict[str, float] = {}  # {server: moment of boot_clock()}
         self._suspects: set[str] = set()
 
     def note_contact(self, *, lost: bool = False) -> None:
@@ -57,9 +59,39 @@ class Reconciler:
         self.note_contact()
         healed = 0
         if self._contact_at - self._contact_since > settings.LEASE_SECONDS:
-            healed += end_lost_attempts()
-            Worker.objects.filter(leased_until__lt=Now() - FORGET_WORKERS_AFTER).delete()
+            healed += self.end_lost_attempts()
+            _forget_workers()
         return healed + self._redeliver_absent()
+
+    def end_lost_attempts(self) -> int:
+        """End the started attempts whose worker's lease is over, or whose work elsewhere is overdue."""
+        alive = Worker.objects.alive().filter(pk=OuterRef("worker_id"))
+        is_due = Q(elsewhere_until__isnull=True) | Q(elsewhere_until__lt=Now())
+        silent = Job.objects.started().ours().filter(is_due, ~Exists(alive))
+        held = silent.filter(worker__isnull=False).order_by()
+        asked = set(held.values_list("engine", "queue", "worker_id").distinct())
+        workers = Worker.objects.in_bulk({worker_id for _, _, worker_id in asked})
+        spared = {worker.pk for worker in workers.values() if _runs_here(worker)} | self._witnessed(asked)
+        lost = silent.filter(Q(worker__isnull=True) | ~Q(worker__in=spared)).order_by("id")[:BATCH]
+        return sum(_lose_unless_locked(job, _evidence(job, workers.get(job.worker_id))) for job in lost)
+
+    def _witnessed(self, asked: Collection[tuple[str, str, UUID]]) -> set[UUID]:
+        """The workers of these (engine, queue, worker's id) that the server of the queue knows to live, or
+        may know: cut off from the database alone. While it does not answer, all of them, for one lease."""
+        witnessed: set[UUID] = set()
+        for engine in all_engines():
+            for server, queues in engine.servers().items():
+                ids = {each for name, queue, each in asked if name == engine.name and queue in queues}
+                try:
+                    witnessed |= set(engine.witnessed(queues[0], sorted(ids))) if ids else set()
+                except EngineUnavailable as error:
+                    since = self._unanswered_since.setdefault(server, boot_clock())
+                    logger.info("Nobody can say of %s workers whether they live: %s", len(ids), error)
+                    if boot_clock() - since <= settings.LEASE_SECONDS:
+                        witnessed |= ids
+                else:
+                    self._unanswered_since.pop(server, None)
+        return witnessed
 
     def _redeliver_absent(self) -> int:
         """Deliver anew what was delivered, is not claimed, and was missing from its queue twice."""
@@ -76,47 +108,13 @@ class Reconciler:
         return sum(_redeliver(delivery) for delivery in confirmed)
 
 
-def end_lost_attempts() -> int:
-    """End the started attempts whose worker's lease is over, or whose work elsewhere is overdue; how many."""
-    alive = Worker.objects.alive().filter(pk=OuterRef("worker_id"))
-    is_due = Q(elsewhere_until__isnull=True) | Q(elsewhere_until__lt=Now())
-    silent = list(Job.objects.started().ours().filter(is_due, ~Exists(alive)).order_by("id")[:BATCH])
-    workers = Worker.objects.in_bulk({job.worker_id for job in silent if job.worker_id})
-    witnessed = _witnessed([job for job in silent if job.worker_id in workers])
-    ended = 0
-    for job in silent:
-        worker = workers.get(job.worker_id) if job.worker_id else None
-        if job.elsewhere_until:
-            until = f"{job.elsewhere_until:%Y-%m-%d %H:%M:%S %Z}"
-            evidence = f"Its work went on elsewhere, and nobody reported its end until {until}."
-        elif worker is None:
-            evidence = f"Worker {job.worker_id} is gone."
-        elif worker.pk in witnessed or _runs_here(worker):
-            continue
-        else:
-            evidence = f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
-        ended += _lose_unless_locked(job, evidence)
-    return ended
-
-
-def _witnessed(jobs: Sequence[Job]) -> Collection[UUID]:
-    """The workers of these jobs that a server of queues knows to live, or may know to: cut off from the
-    database alone. Where no server can be asked, all whose lease has not been over for another lease yet."""
-    asked: dict[tuple[str, str], set[UUID]] = {}
-    for engine in all_engines():
-        for queues in engine.servers().values():
-            for job in jobs:
-                if job.engine == engine.name and job.queue in queues and job.worker_id:
-                    asked.setdefault((engine.name, queues[0]), set()).add(job.worker_id)
-    witnessed: set[UUID] = set()
-    for (name, queue), worker_ids in asked.items():
-        try:
-            witnessed |= set(get_engine(name).witnessed(queue, sorted(worker_ids)))
-        except EngineUnavailable as error:
-            logger.info("Nobody can say of %d workers whether they live: %s", len(worker_ids), error)
-            lately = Worker.objects.filter(pk__in=worker_ids, leased_until__gte=Now() - settings.lease)
-            witnessed |= set(lately.values_list("pk", flat=True))
-    return witnessed
+def _evidence(job: Job, worker: Worker | None) -> str:
+    if job.elsewhere_until:
+        until = f"{job.elsewhere_until:%Y-%m-%d %H:%M:%S %Z}"
+        return f"Its work went on elsewhere, and nobody reported its end until {until}."
+    if worker is None:
+        return f"Worker {job.worker_id} is gone."
+    return f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
 
 
 def _lose_unless_locked(job: Job, evidence: str) -> bool:
@@ -133,6 +131,12 @@ def _runs_here(worker: Worker) -> bool:
         and worker.hostname == socket.gethostname()
         and identity(worker.pid) == worker.process
     )
+
+
+def _forget_workers() -> None:
+    """Delete the rows of workers long silent, but of those that are said to hold a job."""
+    held = Job.objects.started().filter(worker=OuterRef("pk"))
+    Worker.objects.filter(~Exists(held), leased_until__lt=Now() - FORGET_WORKERS_AFTER).delete()
 
 
 def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, router
 
 from . import spool
 from .models import Attempt, Job
 from .models.workers import installation_id
 from .outcomes import Outcome, record
+from .patience import patience
 from .retries import Retry
 from .signals import job_finished
 from .values import short
 
 RETRY_EVERY_SECONDS = 1
+LONGEST_WRITE_SECONDS = 60
+"""After which a database that takes a report and does not answer is taken to hang."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,8 @@ def _keep(job: Job, outcome: Outcome, worker_name: str) -> Path | None:
 def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
     """Record it, without what the database refuses for its values; what was recorded."""
     try:
-        return record(job, outcome, worker_name)
+        with patience(router.db_for_write(Job), LONGEST_WRITE_SECONDS):
+            return record(job, outcome, worker_name)
     except DatabaseError as error:
         if not _is_refusal(error):
             raise

@@ -117,7 +117,7 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
 
 
 def remember_witnesses(client: redis.Redis) -> None:
-    """Have an empty server seem to be in use for long, so that nobody takes it to have forgotten witnesses."""
+    """Have an empty server seem in use for long, so that nobody takes it to have forgotten witnesses."""
     client.set(EPOCH_KEY, f"{client.info('server')['run_id']}:old:1")
 
 

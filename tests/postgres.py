@@ -112,8 +112,8 @@ class Cluster:
             assert time.monotonic() < deadline, f"{doomed} do not die."
             time.sleep(0.02)
         # Where nobody reaps it, its process number stays taken, and the next start would be refused.
-        (self.data / "postmaster.pid").unlink()
-        Path(f"{self.socket}.lock").unlink()
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        Path(f"{self.socket}.lock").unlink(missing_ok=True)
 
     def _pid(self) -> int | None:
         """The process number of its postmaster, None if it does not run."""

@@ -275,7 +275,7 @@ def test_a_plain_job_whose_worker_is_killed_is_left_to_rq(start_worker, queue, v
 
     worker.kill()
     wait_until(lambda: not Worker.objects.alive().exists())
-    assert (reconciler.end_lost_attempts(), observer.run_once()) == (0, 0)
+    assert (reconciler.Reconciler().end_lost_attempts(), observer.run_once()) == (0, 0)
     assert fresh(job).status == STARTED
 
     [execution] = plain.get_executions()

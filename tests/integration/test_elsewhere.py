@@ -10,7 +10,7 @@ from django_jobs import Elsewhere, control, executor
 from django_jobs.exceptions import NotPossible
 from django_jobs.models import Job, tallies
 from django_jobs.outcomes import Outcome
-from django_jobs.reconciler import Reconciler, end_lost_attempts
+from django_jobs.reconciler import Reconciler
 from django_jobs.reports import report
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests.conftest import claim, execute, fresh, make_worker, no_time_limit
@@ -61,7 +61,7 @@ def test_its_log_its_progress_and_its_attempt_are_kept(handed_over):
 def test_a_worker_whose_life_ends_takes_no_work_from_elsewhere_along(handed_over):
     job = handed_over()
 
-    assert end_lost_attempts() == 0
+    assert Reconciler().end_lost_attempts() == 0
     assert fresh(job).status == STARTED
 
 
@@ -203,7 +203,7 @@ def test_what_a_worker_reports_after_the_end_was_told_from_outside_changes_nothi
 def test_work_that_is_not_reported_in_time_is_lost(handed_over):
     job = overdue(handed_over())
 
-    assert end_lost_attempts() == 1
+    assert Reconciler().end_lost_attempts() == 1
 
     row = fresh(job)
     assert (row.status, row.is_interrupted, row.losses, row.elsewhere_until) == (FAILED, True, 1, None)
@@ -228,7 +228,7 @@ def test_the_reconciler_ends_it_and_not_before_its_time(handed_over, settings):
 def test_lost_work_is_retried_while_attempts_are_left(handed_over):
     job = overdue(handed_over(max_attempts=2))
 
-    end_lost_attempts()
+    Reconciler().end_lost_attempts()
 
     row = fresh(job)
     assert (row.status, row.attempt, row.elsewhere_until) == (QUEUED, 2, None)
@@ -238,14 +238,14 @@ def test_lost_work_is_retried_while_attempts_are_left(handed_over):
 def test_lost_work_of_an_idempotent_task_is_started_again(handed_over):
     job = overdue(handed_over(idempotent=True))
 
-    end_lost_attempts()
+    Reconciler().end_lost_attempts()
 
     assert (fresh(job).status, fresh(job).attempt) == (QUEUED, 2)
 
 
 def test_what_is_told_after_it_was_lost_is_refused(handed_over):
     job = overdue(handed_over())
-    end_lost_attempts()
+    Reconciler().end_lost_attempts()
 
     with pytest.raises(NotPossible, match="is failed; only jobs that have not ended"):
         control.complete(job, "late")

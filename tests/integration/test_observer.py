@@ -536,7 +536,7 @@ def test_nobody_of_ours_touches_an_observed_row(valkey, job_factory, status, que
     relay.run_once()
     for _ in range(3):
         healer.run_once()
-    assert reconciler.end_lost_attempts() == 0
+    assert reconciler.Reconciler().end_lost_attempts() == 0
 
     assert Job.objects.values().get() == before
     assert queued_ids("file_processing") == []

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from django_jobs.models import Attempt, Job
+from django_jobs.models import Attempt, Job, Worker
 from django_jobs.outcomes import MOST_LOSSES, Outcome, lose
 from django_jobs.reports import report
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
@@ -188,6 +188,18 @@ def test_an_interrupted_job_whose_report_arrives_after_all_is_finished(job_facto
     assert (row.status, row.result, row.error_type, row.error_message) == (FINISHED, 1, "", "")
     attempt = job.attempts.get()
     assert (attempt.number, attempt.outcome, attempt.log, attempt.error_type) == (1, "finished", "a line", "")
+
+
+def test_the_report_that_replaced_an_interruption_is_our_own_when_it_is_repeated(job_factory):
+    job = claim(job_factory())
+    Worker.objects.all().delete()
+    lose(job, "The worker is gone.")
+
+    for _ in range(2):
+        report(job, Outcome.finished(), worker_name="w1")
+
+    assert (fresh(job).status, job.attempts.get().worker_name) == (FINISHED, "w1")
+    assert [event.kind for event in job.events.all()] == ["worker_lost"]
 
 
 def test_an_interrupted_job_whose_failure_is_reported_after_all_stays_failed_and_it_is_noted(job_factory):

@@ -297,17 +297,33 @@ def test_a_server_that_is_away_makes_nothing_absent(settled, settings, caplog):
     assert "Deliveries on file_processing not checked: Redis at redis://127.0.0.1:1/0" in caplog.text
 
 
-def test_while_the_server_is_away_attempts_of_dead_workers_are_ended_one_lease_later(job_factory, settings):
-    worker = silent_worker()
-    job = job_factory(status=STARTED, worker=worker)
-    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
+def test_while_the_server_does_not_answer_attempts_of_silent_workers_are_ended_one_lease_later(
+    job_factory, settings, valkey
+):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
+    healer, job = in_contact_since(seconds=16), job_factory(status=STARTED, worker=silent_worker())
+    here = settings.RQ_QUEUES
 
-    in_contact_since(seconds=16).run_once()
-    assert fresh(job).status == STARTED
-    Worker.objects.filter(pk=worker.pk).update(leased_until=ago(seconds=16))
-    in_contact_since(seconds=16).run_once()
+    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
+    assert healer.end_lost_attempts() == 0
+    wait_until(lambda: healer.end_lost_attempts() == 1)
 
     assert fresh(job).is_interrupted
+    settings.RQ_QUEUES = here
+
+
+def test_a_server_that_does_not_answer_once_costs_no_witnessed_worker_its_attempt(job_factory, settings):
+    healer, worker = in_contact_since(seconds=16), make_worker(leased_until=ago(hours=1))
+    job = job_factory(status=STARTED, worker=worker)
+    get_engine("rq").witness("file_processing", worker.pk)
+    here = settings.RQ_QUEUES
+
+    assert healer.end_lost_attempts() == 0
+    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
+    assert healer.end_lost_attempts() == 0
+    settings.RQ_QUEUES = here
+
+    assert (healer.end_lost_attempts(), fresh(job).status) == (0, STARTED)
 
 
 def test_an_attempt_whose_worker_is_cut_off_from_the_database_alone_is_left_alone(job_factory):
@@ -318,6 +334,30 @@ def test_an_attempt_whose_worker_is_cut_off_from_the_database_alone_is_left_alon
     assert in_contact_since(seconds=16).run_once() == 1
 
     assert (fresh(running).status, fresh(cut).is_interrupted) == (STARTED, True)
+
+
+def test_a_witnessed_worker_that_is_silent_for_days_keeps_its_row_and_its_attempt(job_factory):
+    worker = make_worker(leased_until=ago(days=3))
+    job = job_factory(status=STARTED, worker=worker)
+    get_engine("rq").witness("file_processing", worker.pk)
+
+    for _ in range(2):
+        in_contact_since(seconds=16).run_once()
+
+    assert (fresh(job).status, fresh(worker)) == (STARTED, worker)
+
+
+def test_many_witnessed_attempts_hide_no_lost_one(job_factory, monkeypatch):
+    monkeypatch.setattr(reconciler, "BATCH", 2)
+    cut_off = silent_worker()
+    for _ in range(3):
+        job_factory(status=STARTED, worker=cut_off)
+    lost = job_factory(status=STARTED, worker=silent_worker(name="w2"))
+    get_engine("rq").witness("file_processing", cut_off.pk)
+
+    assert in_contact_since(seconds=16).run_once() == 1
+
+    assert fresh(lost).is_interrupted
 
 
 def test_a_witness_remembers_for_one_lease(valkey, settings):

@@ -31,12 +31,14 @@ def impatient_client(queue: str) -> Redis:
     key = (os.getpid(), repr(sorted(parameters.items())))
     if key not in _clients:
         client = get_redis_connection(declared)
-        client.connection_pool.connection_kwargs.update(
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            # A repeated push after a lost reply is the relay's business, not the client's.
-            retry=Retry(NoBackoff(), 0),
-        )
+        manager = getattr(client.connection_pool, "sentinel_manager", None)
+        for each in (client, *(manager.sentinels if manager else ())):
+            each.connection_pool.connection_kwargs.update(
+                socket_timeout=_TIMEOUT_SECONDS,
+                socket_connect_timeout=_TIMEOUT_SECONDS,
+                # A repeated push after a lost reply is the relay's business, not the client's.
+                retry=Retry(NoBackoff(), 0),
+            )
         _clients[key] = client
     return _clients[key]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from django.db import Error, connections
+from django.db import Error, connections, router
 from django_rq.jobs import get_job_class
 from django_rq.queues import get_queues
 from django_rq.workers import get_exception_handlers
@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 from ...exceptions import UnknownQueue
 from ...models import Worker
+from ...patience import limit_connecting
 from ...processes import identity
 from ..base import ServerFacts, parse_delivery_id
 from . import trampoline
@@ -41,6 +42,7 @@ def make_worker(
     names = _on_one_server(queue_names)
     _wait_for_server(names[0])
     _check_server(RQEngine().examine(names))
+    limit_connecting(router.db_for_write(Worker))
     _wait_for_database()
     chosen = get_job_class(options.pop("job_class", None))
     mixins = (InertMixin, DeliveryMixin) if refuses_plain() else (DeliveryMixin,)
@@ -143,4 +145,4 @@ def _wait_for_server(queue: str) -> None:
                 "Redis at %s is not reached (%s); trying again in %g s.", masked_url(client), error, pause
             )
             time.sleep(pause)
-            pause = min(pause * 2, 30)
+            pause = min(pause * 2, LONGEST_BLOCK_SECONDS)
