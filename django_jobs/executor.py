@@ -13,11 +13,19 @@ from inspect import iscoroutine
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import InterfaceError, OperationalError, close_old_connections, connections, router
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    connections,
+    router,
+    transaction,
+)
+from django.db.models import Q
 
 from . import logs, loops, registry, sql
 from .elsewhere import Elsewhere
-from .models import Job, Queue, Worker
+from .models import Attempt, Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
 from .outcomes import Outcome
 from .patience import patience
@@ -112,6 +120,24 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
             logger.warning("Job %s could not be claimed; trying again: %s", job_id, error)
             connections.close_all()
             time.sleep(0.2)
+
+
+def was_taken(job_id: UUID, claim_id: UUID) -> bool:
+    """True if others have ended what was claimed under this id, or the job is deleted."""
+    # What was ended from outside is stored without a worker's name.
+    taken = Q(worker_name="") | Q(outcome=Attempt.Outcome.LOST)
+    ended = Attempt.objects.filter(taken, job=job_id, claim_id=claim_id)
+    return ended.exists() or not Job.objects.filter(pk=job_id).exists()
+
+
+def is_surely_held(job_id: UUID, claim_id: UUID) -> bool:
+    """True if what was, or will be, claimed under this id is taken by nobody, nor about to be."""
+    try:
+        with transaction.atomic(using=router.db_for_write(Job)):
+            list(Job.objects.select_for_update(nowait=True).filter(pk=job_id))
+            return not was_taken(job_id, claim_id)
+    except OperationalError:
+        return False
 
 
 def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome, BaseException | None]:

@@ -6,6 +6,7 @@ own must have ended by then.
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,12 @@ from .processes import SharedMoment, boot_clock, kill_this_group
 LOOK_EVERY_SECONDS = 0.25
 
 logger = logging.getLogger(__name__)
+
+
+def grace_seconds() -> float:
+    """How long what runs behind a closed fence may go on. After a sleep of the whole machine the worker may
+    find in that time that nobody has taken it for lost, and open the fence again."""
+    return min(0.75, settings.LEASE_SECONDS / 10)
 
 
 class Fence:
@@ -29,22 +36,24 @@ class Fence:
     def put_off(self, sent_at: float) -> None:
         """A sign of life sent at this moment of `boot_clock` arrived.
 
-        A fence that has closed must not open before the children that were behind it have ended.
+        A fence that has closed must not open for what others may have taken for lost.
         """
         lease = settings.LEASE_SECONDS
+        margin = max(lease / 15, LOOK_EVERY_SECONDS + grace_seconds())
         # The later one counts: what was sent earlier, by another way, may arrive after it.
-        self._closes.set(max(self._closes.get(), sent_at + lease - max(lease / 15, 2 * LOOK_EVERY_SECONDS)))
+        self._closes.set(max(self._closes.get(), sent_at + lease - margin))
 
     def has_closed(self) -> bool:
         return self._closes.seconds_over() > 0
 
     @contextmanager
     def guarding(self) -> Iterator[None]:
-        """Kill this process and its group when the fence closes within this block, whatever it is doing."""
+        """Kill this process and its group when the fence closes within this block and stays so, whatever the
+        block is doing."""
         left = threading.Event()
         looking = threading.Thread(target=self._look, args=[left], name="django-jobs-fence", daemon=True)
         if self.has_closed():
-            self._end()
+            self._end_unless_opened(left)
         looking.start()
         try:
             yield
@@ -54,7 +63,15 @@ class Fence:
     def _look(self, left: threading.Event) -> None:
         while not left.wait(LOOK_EVERY_SECONDS):
             if self.has_closed():
+                self._end_unless_opened(left)
+
+    def _end_unless_opened(self, left: threading.Event) -> None:
+        deadline = time.monotonic() + grace_seconds()
+        while self.has_closed():
+            if time.monotonic() > deadline:
                 self._end()
+            if left.wait(0.02):
+                return
 
     def _end(self) -> None:
         logger.error(

@@ -17,10 +17,10 @@ from django.db.models.functions import Now
 
 from .conf import settings
 from .exceptions import EngineUnavailable
-from .fences import Fence
+from .fences import Fence, grace_seconds
 from .models import Job, Worker
 from .patience import patience
-from .processes import boot_clock, disconnect_databases, identity
+from .processes import boot_clock, disconnect_databases, identity, kill_this_group
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
 
@@ -32,8 +32,9 @@ class LifeSigns:
 
     `witness` tells the server of the queues that this worker lives, for a lease from then. In the threads are
     called: `on_cancel` with the id of a started job of this worker that was asked to stop, `on_renewal` after
-    each renewal, `on_fence` when neither store was reached for almost a lease: it has to end what runs. Hold
-    `lock` while forking: then no connection is open.
+    each renewal. When neither store was reached for almost a lease, as in a sleep of the machine, `on_fence`
+    has to end what runs, unless the lease is renewed in time and `holds` says that nobody has taken it for
+    lost. Hold `lock` while forking: then no connection is open.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class LifeSigns:
         witness: Callable[[UUID], None],
         on_cancel: Callable[[UUID], None] | None = None,
         on_renewal: Callable[[], None] | None = None,
-        on_fence: Callable[[], None] | None = None,
+        holds: Callable[[], bool] = lambda: False,
+        on_fence: Callable[[], None] = kill_this_group,
     ) -> None:
         self.worker = Worker(
             name=name,
@@ -61,10 +63,12 @@ class LifeSigns:
         self._witness = witness
         self._on_cancel = on_cancel
         self._on_renewal = on_renewal
+        self._holds = holds
         self._on_fence = on_fence
         self._stopping = threading.Event()
         self._due = threading.Event()
-        self._extending = threading.Lock()
+        self._at_fence = threading.Lock()
+        self._is_on_sqlite = connections[self._alias].vendor == "sqlite"
         self._threads = [
             threading.Thread(target=loop, name=f"django-jobs-{name}", daemon=True)
             for name, loop in (("life-sign", self._renew_loop), ("witness", self._witness_loop))
@@ -115,7 +119,7 @@ class LifeSigns:
         if not row.update(seen_at=Now(), leased_until=leased_until, state=self.worker.state):
             self.worker.leased_until = leased_until
             self.worker.save(force_insert=True)
-        self._reached_a_store(sent_at)
+        self._put_off_fence(sent_at)
 
     def _witness_loop(self) -> None:
         # Of its own: a database that hangs must not keep this worker from having a witness.
@@ -128,22 +132,26 @@ class LifeSigns:
                 if is_reached:
                     logger.info("Worker %s has no witness of its life for now: %s", self.worker.name, error)
                 is_reached = False
-                self._heed_fence()
             else:
                 is_reached = True
-                self._reached_a_store(sent_at)
+                with self._at_fence:
+                    # Once it has closed, only the database knows who holds what.
+                    if not (self._is_on_sqlite or self.fence.has_closed()):
+                        self.fence.put_off(sent_at)
+            if self.fence.has_closed():
+                self._stopping.wait(grace_seconds())
+                if self.fence.has_closed():
+                    self._on_fence()  # What runs may be unable to see for itself.
 
-    def _reached_a_store(self, sent_at: float) -> None:
-        if connections[self._alias].vendor == "sqlite":
+    def _put_off_fence(self, sent_at: float) -> None:
+        """The lease is renewed: from now on nobody takes this worker for lost; what was taken is ended."""
+        if self._is_on_sqlite:
             # Nobody ends attempts while it is locked, nor those of a process on this machine that lives.
             return
-        with self._extending:
-            self._heed_fence()
+        with self._at_fence:
+            if self.fence.has_closed() and not self._holds():
+                self._on_fence()
             self.fence.put_off(sent_at)
-
-    def _heed_fence(self) -> None:
-        if self.fence.has_closed() and self._on_fence:
-            self._on_fence()
 
     def _tell_cancellations(self) -> None:
         if self._on_cancel is None:

@@ -16,7 +16,7 @@ if os.environ.get("DATABASE_POOL"):
     DATABASES["default"]["OPTIONS"] = {"pool": True}  # noqa: F405
 
 DJANGO_JOBS = {
-    "LEASE_SECONDS": float(os.environ.get("LEASE_SECONDS", "5")),
+    "LEASE_SECONDS": float(os.environ.get("LEASE_SECONDS", "10")),
     "ALLOWED_TASKS": ["tests.tasks"],
     "SPOOL_DIRECTORY": PROJECT_DATA / "spool",  # noqa: F405
 }

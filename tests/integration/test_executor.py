@@ -14,12 +14,14 @@ from django_jobs.engines.rq import trampoline
 from django_jobs.fences import Fence
 from django_jobs.models import Attempt, Job, Queue
 from django_jobs.models.workers import installation_id
+from django_jobs.outcomes import lose
 from django_jobs.processes import SharedMoment
 from django_jobs.reporter import LOG_LIMIT
 from django_jobs.signals import job_finished, job_started
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from django_jobs.values import TRACEBACK_LIMIT, clean_text
 from tests.conftest import claim, execute, fresh, make_worker, no_time_limit
+from tests.threads import holding_locks
 
 # With transactions of their own: after a job its worker closes what connections the job spoiled.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -402,3 +404,39 @@ def test_what_a_failed_job_wrote_in_a_transaction_is_rolled_back_and_its_report_
     assert not Queue.objects.filter(name="half done").exists()
     assert (job.status, job.error_type) == (FAILED, "ValueError")
     assert Attempt.objects.filter(job=job).count() == Job.objects.count() == 1
+
+
+# Whether an attempt is still this worker's
+
+
+def test_what_is_claimed_is_surely_held(job_factory):
+    job = claim(job_factory())
+
+    assert executor.is_surely_held(job.pk, job.claim_id)
+
+
+def test_what_is_not_claimed_yet_is_taken_by_nobody(job_factory):
+    assert executor.is_surely_held(job_factory().pk, uuid4())
+
+
+def test_what_was_taken_for_lost_is_not_held(job_factory):
+    job = claim(job_factory(idempotent=True))
+    lose(job, "Its worker was silent.")
+    claim(fresh(job))
+
+    assert not executor.is_surely_held(job.pk, job.claim_id)
+
+
+def test_a_deleted_job_is_not_held(job_factory):
+    job = claim(job_factory())
+    fresh(job).delete()
+
+    assert not executor.is_surely_held(job.pk, job.claim_id)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+def test_what_somebody_may_just_be_taking_is_not_surely_held(job_factory):
+    job = claim(job_factory())
+
+    with holding_locks(lambda: Job.objects.select_for_update().get()):
+        assert not executor.is_surely_held(job.pk, job.claim_id)

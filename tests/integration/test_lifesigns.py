@@ -91,16 +91,36 @@ def test_the_fence_stays_open_while_the_database_hangs_and_a_witness_is_there(st
 
 
 @on_postgresql
-def test_without_both_it_closes_and_opens_only_after_what_runs_was_ended(start):
-    ended = []
-    signs = start(witness=away)
-    signs._on_fence = lambda: ended.append(signs.fence.has_closed())
+@pytest.mark.parametrize(("holds", "is_ended"), [(False, True), (True, False)])
+def test_a_fence_that_closed_opens_for_what_is_still_held_and_ends_the_rest(start, holds, is_ended):
+    ended, asked = [], []
+    signs = start(witness=away, holds=lambda: asked.append(1) or holds, on_fence=lambda: ended.append(1))
+    wait_until(lambda: signs.fence._closes.get())
+
+    signs.fence._closes.set(1)  # Long ago; the next renewal finds it so.
+    wait_until(lambda: asked and not signs.fence.has_closed())
+
+    assert bool(ended) is is_ended
+
+
+@on_postgresql
+def test_without_both_stores_what_runs_is_ended(start):
+    ended = threading.Event()
+    start(witness=away, on_fence=ended.set)
 
     with holding_locks(lambda: Worker.objects.select_for_update().get()):
-        wait_until(lambda: ended)
-    wait_until(lambda: not signs.fence.has_closed())
+        assert ended.wait(60)
 
-    assert all(ended)
+
+@on_postgresql
+def test_a_witness_alone_does_not_open_a_fence_that_has_closed(start):
+    ended = threading.Event()
+    signs = start(on_fence=ended.set)
+
+    with holding_locks(lambda: Worker.objects.select_for_update().get()):
+        signs.fence._closes.set(1)
+        assert ended.wait(60)
+        assert signs.fence.has_closed()
 
 
 def database_now():

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from django_jobs.fences import LOOK_EVERY_SECONDS, Fence
+from django_jobs.fences import LOOK_EVERY_SECONDS, Fence, grace_seconds
 from django_jobs.processes import boot_clock, identity
 from tests.conftest import wait_until
 
@@ -64,11 +64,11 @@ def test_it_closes_a_second_before_the_lease_of_fifteen_is_over(fence):
 
 
 @pytest.mark.parametrize("lease", [1, 2, 5, 60, 3600])
-def test_with_any_lease_there_is_time_to_look_twice_before_it_is_over(settings, lease):
+def test_with_any_lease_there_is_time_to_look_and_to_wait_before_it_is_over(settings, lease):
     settings.DJANGO_JOBS = {"LEASE_SECONDS": lease}
     fence = Fence()
 
-    fence.put_off(boot_clock() - lease + 2 * LOOK_EVERY_SECONDS)
+    fence.put_off(boot_clock() - lease + LOOK_EVERY_SECONDS + grace_seconds())
 
     assert fence.has_closed()
 
@@ -139,3 +139,20 @@ def test_what_has_ended_is_not_touched_when_it_closes(fence, fork):
         time.sleep(3 * LOOK_EVERY_SECONDS)
 
     assert how_it_ended(fork(work)) == 0
+
+
+def test_a_fence_that_is_opened_again_at_once_ends_nothing(fence, fork, tmp_path):
+    """As after a sleep of the whole machine."""
+    fence.put_off(boot_clock())
+    looked = tmp_path / "looked"
+
+    def work():
+        with fence.guarding():
+            fence._closes.set(boot_clock() - 1)
+            time.sleep(LOOK_EVERY_SECONDS)
+            fence.put_off(boot_clock())
+            time.sleep(LOOK_EVERY_SECONDS + 2 * grace_seconds())
+        looked.touch()
+
+    assert how_it_ended(fork(work)) == 0
+    assert looked.exists()

@@ -60,7 +60,7 @@ def run(delivery_id: str, installation: str) -> None:
             "two projects share a Redis database. Give each its own, or its own RQ_KEY_PREFIX."
         )
     job_id, attempt = asked
-    with _claimant(carrier.origin if carrier else "") as mine:
+    with _claimant(job_id, carrier.origin if carrier else "") as mine:
         executor.execute(
             job_id,
             attempt,
@@ -71,15 +71,21 @@ def run(delivery_id: str, installation: str) -> None:
 
 
 @contextmanager
-def _claimant(queue: str) -> Iterator[Claimant]:
+def _claimant(job_id: UUID, queue: str) -> Iterator[Claimant]:
     if given := claimant.get():
         yield given
         return
-    witness = partial(get_engine("rq").witness, queue)
-    signs = LifeSigns(f"rq.{os.getpid()}", engine="rq", queues=[queue], witness=witness)
+    claim_id = uuid4()
+    signs = LifeSigns(
+        f"rq.{os.getpid()}",
+        engine="rq",
+        queues=[queue],
+        witness=partial(get_engine("rq").witness, queue),
+        holds=partial(executor.is_surely_held, job_id, claim_id),
+    )
     signs.start()
     try:
-        yield Claimant(signs.worker, uuid4(), signs.fence, SharedMoment(time.monotonic))
+        yield Claimant(signs.worker, claim_id, signs.fence, SharedMoment(time.monotonic))
     finally:
         signs.stop()
         connections.close_all()

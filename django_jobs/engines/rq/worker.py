@@ -13,12 +13,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import Error
-from django.db.models import Q
 from rq.defaults import RQ_KEY_PREFIX
 
-from ... import reports
+from ... import executor, reports
 from ...lifesigns import LifeSigns
-from ...models import Attempt, Installation, Job, Worker
+from ...models import Installation, Job, Worker
 from ...models.workers import installation_id
 from ...outcomes import lose
 from ...processes import KeptProcess, SharedMoment, die_with_parent, disconnect_databases
@@ -45,11 +44,7 @@ class Held:
     claim_id: UUID
 
     def is_void(self) -> bool:
-        """True if what the child claimed was deleted, taken for lost, or ended from outside, which is stored
-        without a worker's name."""
-        ended = Attempt.objects.filter(job=self.job_id, claim_id=self.claim_id)
-        taken = ended.filter(Q(worker_name="") | Q(outcome=Attempt.Outcome.LOST))
-        return taken.exists() or not Job.objects.filter(pk=self.job_id).exists()
+        return executor.was_taken(self.job_id, self.claim_id)
 
 
 class JobsWorker(ObservingWorker):
@@ -73,6 +68,7 @@ class JobsWorker(ObservingWorker):
             witness=partial(get_engine("rq").witness, self.queue_names()[0]),
             on_cancel=self._stop_held_job,
             on_renewal=self._look_after_child,
+            holds=self._surely_holds,
             on_fence=self._end_behind_fence,
         )
         self.worker_id, self.fork_lock = self._signs.worker.pk, self._signs.lock
@@ -165,6 +161,10 @@ class JobsWorker(ObservingWorker):
             self._signs.renew_now()
         else:
             super().handle_payload(message)
+
+    def _surely_holds(self) -> bool:
+        held = self._held
+        return held is None or executor.is_surely_held(held.job_id, held.claim_id)
 
     def _end_behind_fence(self) -> None:
         """Kill the child, which may be unable to see for itself that the fence has closed."""
