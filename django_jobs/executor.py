@@ -51,13 +51,25 @@ def current_job() -> Job | None:
     return _current_job.get()
 
 
-def execute(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID, time_limit: TimeLimit) -> None:
+def execute(
+    job_id: UUID,
+    attempt: int,
+    *,
+    worker: Worker,
+    claim_id: UUID,
+    time_limit: TimeLimit,
+    may_begin: Callable[[], bool] = lambda: True,
+) -> None:
     """Claim this attempt, run it, report it; then raise what its function raised.
 
-    Does nothing when the attempt is not to be had: run already, canceled, superseded.
+    Does nothing when the attempt is not to be had: run already, canceled, superseded. Gives it back when the
+    worker may not begin: others may take it for lost.
     """
     job = claim(job_id, attempt, worker=worker, claim_id=claim_id)
     if job is None:
+        return
+    if not may_begin():
+        give_back(job)
         return
     with logs.telling(job):  # Also what is logged of its start and its end.
         job_started.send_robust(Job, job=job)
@@ -120,6 +132,13 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
             logger.warning("Job %s could not be claimed; trying again: %s", job_id, error)
             connections.close_all()
             time.sleep(0.2)
+
+
+def give_back(job: Job) -> bool:
+    """Have an attempt of which nothing has run delivered anew; False if it is not held any more."""
+    held = Job.objects.started().filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id)
+    logger.info("Attempt %s of job %s is given back before it began.", job.attempt, job.pk)
+    return bool(held.update(status=QUEUED, worker=None, claim_id=None, started_at=None, **NEXT_DELIVERY))
 
 
 def was_taken(job_id: UUID, claim_id: UUID) -> bool:

@@ -32,6 +32,7 @@ class Fence:
 
     def __init__(self) -> None:
         self._closes = SharedMoment(boot_clock)
+        self._guards = SharedMoment(boot_clock)  # Since when a function runs behind it.
 
     def put_off(self, sent_at: float) -> None:
         """A sign of life sent at this moment of `boot_clock` arrived.
@@ -46,6 +47,14 @@ class Fence:
     def has_closed(self) -> bool:
         return self._closes.seconds_over() > 0
 
+    def guards(self) -> bool:
+        """True while a block of `guarding` runs, or has been cut."""
+        return bool(self._guards.get())
+
+    def forget_guarded(self) -> None:
+        """To be called before a fork: what ran is over, however it ended."""
+        self._guards.clear()
+
     @contextmanager
     def guarding(self) -> Iterator[None]:
         """Kill this process and its group when the fence closes within this block and stays so, whatever the
@@ -55,9 +64,11 @@ class Fence:
         if self.has_closed():
             self._end_unless_opened(left)
         looking.start()
+        self._guards.set_in(0)
         try:
             yield
         finally:
+            self._guards.clear()
             left.set()
 
     def _look(self, left: threading.Event) -> None:

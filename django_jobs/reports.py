@@ -1,15 +1,16 @@
 """Brings the ends of attempts from the worker to the database, however long that is away.
 
-A report that could not be written waits in memory and in a file. The process tries again until it ends; then
-the next worker of this user and project on this machine delivers the file.
+A report that is not written within a second waits in memory and in a file. The process tries again until it
+ends; then the next worker of this user and project on this machine delivers the file.
 """
 
 import logging
+import threading
 import time
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connections, router
@@ -24,6 +25,7 @@ from .signals import job_finished
 from .values import short
 
 RETRY_EVERY_SECONDS = 1
+KEEP_AFTER_SECONDS = 1
 LONGEST_WRITE_SECONDS = 60
 """After which a database that takes a report and does not answer is taken to hang."""
 
@@ -35,18 +37,17 @@ def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
 
     Waits for a database that is away. Changes no state when the attempt was superseded meanwhile.
     """
-    path: Path | None = None
-    while True:
-        try:
-            recorded = _record(job, outcome, worker_name)
-            break
-        except (OperationalError, InterfaceError) as error:
-            logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
-            connections.close_all()
-            path = path or _keep(job, outcome, worker_name)
-            time.sleep(RETRY_EVERY_SECONDS)
-    if path:
-        spool.drop(path)
+    with _Keeping(job, outcome, worker_name) as keeping:
+        while True:
+            try:
+                recorded = _record(job, outcome, worker_name)
+                break
+            except (OperationalError, InterfaceError) as error:
+                logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
+                connections.close_all()
+                keeping.keep()
+                time.sleep(RETRY_EVERY_SECONDS)
+        keeping.drop()
     job_finished.send_robust(Job, job=job, outcome=recorded.kind)
 
 
@@ -70,12 +71,36 @@ def deliver_kept() -> int:
     return delivered
 
 
-def _keep(job: Job, outcome: Outcome, worker_name: str) -> Path | None:
-    try:
-        document = _document(job, outcome, worker_name)
-    except DatabaseError:  # Only a process that has run no delivery does not know its installation.
-        return None
-    return spool.keep(document["claim"], document)
+class _Keeping:
+    """Keeps one report in a file once it failed, or hung for `KEEP_AFTER_SECONDS`, until it is dropped."""
+
+    def __init__(self, job: Job, outcome: Outcome, worker_name: str) -> None:
+        self._told = job, outcome, worker_name
+        self._lock = threading.Lock()
+        self._is_needed = True
+        self._path: Path | None = None
+        self._timer = threading.Timer(KEEP_AFTER_SECONDS, self.keep)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+
+    def keep(self) -> None:
+        with self._lock:
+            # Only a process that has run no delivery does not know its installation.
+            if self._is_needed and not self._path and installation_id.cache_info().currsize:
+                document = _document(*self._told)
+                self._path = spool.keep(document["claim"], document)
+
+    def drop(self) -> None:
+        with self._lock:
+            self._is_needed = False
+            if self._path:
+                spool.drop(self._path)
 
 
 def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:

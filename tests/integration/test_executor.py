@@ -440,3 +440,19 @@ def test_what_somebody_may_just_be_taking_is_not_surely_held(job_factory):
 
     with holding_locks(lambda: Job.objects.select_for_update().get()):
         assert not executor.is_surely_held(job.pk, job.claim_id)
+
+
+def test_an_attempt_that_may_not_begin_is_given_back_and_is_no_attempt_yet(job_factory, tmp_path):
+    job, worker = (
+        job_factory(task="tests.tasks.record", args=[str(tmp_path / "effects"), "ran"]),
+        make_worker(),
+    )
+
+    executor.execute(
+        job.pk, 1, worker=worker, claim_id=uuid4(), time_limit=no_time_limit, may_begin=lambda: False
+    )
+
+    job = fresh(job)
+    assert (job.status, job.attempt, job.delivery, job.claim_id) == (QUEUED, 1, 1, None)
+    assert not (job.attempts.exists() or job.events.exists() or (tmp_path / "effects").exists())
+    assert claim(job)

@@ -13,7 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from django_jobs import Retry, reports, spool
-from django_jobs.models import Attempt, Installation
+from django_jobs.models import Attempt, Installation, Job
 from django_jobs.models.workers import installation_id
 from django_jobs.outcomes import Outcome, lose
 from django_jobs.reports import deliver_kept, report
@@ -223,6 +223,19 @@ def test_a_report_waits_in_a_file_until_it_is_written(job_factory, folder, monke
     assert (fresh(job).status, job.attempts.count(), left_in(folder)) == (FINISHED, 1, [])
     assert all(name.startswith(str(job.claim_id)) for names in waited for name in names)
     assert [len(names) for names in waited] == [1] * len(waited)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_a_report_that_hangs_is_in_a_file_before_it_is_written(job_factory, folder):
+    installation_id()
+    job = claim(job_factory())
+    lock = Job.objects.select_for_update().filter(pk=job.pk)
+
+    with holding_locks(lambda: list(lock), until=lambda: folder.exists() and left_in(folder)):
+        report(job, Outcome.finished(result=1), worker_name="w1")
+
+    assert (fresh(job).status, left_in(folder)) == (FINISHED, [])
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def run(delivery_id: str, installation: str) -> None:
             worker=mine.worker,
             claim_id=mine.claim_id,
             time_limit=lambda seconds: _limits(seconds, mine),
+            may_begin=lambda: not mine.fence.has_closed(),
         )
 
 

@@ -16,6 +16,7 @@ from django.db import Error
 from rq.defaults import RQ_KEY_PREFIX
 
 from ... import executor, reports
+from ...fences import LOOK_EVERY_SECONDS
 from ...lifesigns import LifeSigns
 from ...models import Installation, Job, Worker
 from ...models.workers import installation_id
@@ -104,6 +105,7 @@ class JobsWorker(ObservingWorker):
             self._held = Held(job.id, asked[0], uuid4())
             # RQ's limits surround claim and report, which may have to wait; ours surrounds the function.
             job.timeout = -1
+        self._wait_at_fence()
         self._ending = ""
         self._signs.worker.state = Worker.State.BUSY
         try:
@@ -114,10 +116,17 @@ class JobsWorker(ObservingWorker):
             if self._ending:
                 self._end_orphans_now()
 
+    def _wait_at_fence(self) -> None:
+        """After a sleep or an outage, begin nothing before this worker counts as alive again."""
+        while self._signs.fence.has_closed():
+            self._signs.renew_now()
+            time.sleep(LOOK_EVERY_SECONDS)
+
     def fork_work_horse(self, job: Any, queue: Any) -> None:
         with self._signs.lock:
             disconnect_databases()
             self._deadline.clear()
+            self._signs.fence.forget_guarded()
             super().fork_work_horse(job, queue)
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
@@ -167,8 +176,9 @@ class JobsWorker(ObservingWorker):
         return held is None or executor.is_surely_held(held.job_id, held.claim_id)
 
     def _end_behind_fence(self) -> None:
-        """Kill the child, which may be unable to see for itself that the fence has closed."""
-        if self._held:
+        """Kill the child, which may be unable to see for itself that the fence has closed. One that has not
+        begun, or reports already, does no harm."""
+        if self._held and self._signs.fence.guards():
             self._ending = "it reached neither the database nor Redis, and its process was ended"
             self.kill_horse()
 

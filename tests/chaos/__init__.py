@@ -1,0 +1,1 @@
+"""Random faults at real workers and servers, and a check of what became of every job."""
