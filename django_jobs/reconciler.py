@@ -95,17 +95,17 @@ class Reconciler:
 
     def _redeliver_absent(self) -> int:
         """Deliver anew what was delivered, is not claimed, and was missing from its queue twice."""
-        absent: dict[str, Delivery] = {}
+        absent: dict[str, tuple[BaseEngine, Delivery]] = {}
         for engine in all_engines():
             for queues in engine.servers().values():
                 try:
                     for queue in queues:
-                        absent |= {delivery.id: delivery for delivery in _absent(engine, queue)}
+                        absent |= {gone.id: (engine, gone) for gone in _absent(engine, queue)}
                 except EngineUnavailable as error:
                     logger.info("Deliveries on %s not checked: %s", ", ".join(queues), error)
         confirmed = [absent[delivery_id] for delivery_id in self._suspects & absent.keys()]
-        self._suspects = set(absent) - {delivery.id for delivery in confirmed}
-        return sum(_redeliver(delivery) for delivery in confirmed)
+        self._suspects = set(absent) - {delivery.id for _, delivery in confirmed}
+        return sum(_redeliver(engine, delivery) for engine, delivery in confirmed)
 
 
 def _evidence(job: Job, worker: Worker | None) -> str:
@@ -150,7 +150,7 @@ def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:
     return engine.absent(queue, deliveries) if deliveries else []
 
 
-def _redeliver(delivery: Delivery) -> bool:
+def _redeliver(engine: BaseEngine, delivery: Delivery) -> bool:
     message = f"Its delivery was gone from queue {delivery.queue} before any worker claimed it."
     if delivery.number == MOST_TOLD:
         message += " This goes on: does a worker that is not of this project take from the queue?"
@@ -168,4 +168,8 @@ def _redeliver(delivery: Delivery) -> bool:
                 message=message,
             )
     logger.warning("Job %s is delivered anew: %s was gone from its queue.", delivery.job_id, delivery.id)
+    try:
+        engine.let_expire(delivery)
+    except EngineUnavailable as error:
+        logger.info("What is left of %s stays on its server: %s", delivery.id, error)
     return True

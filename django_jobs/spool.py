@@ -54,6 +54,9 @@ def kept() -> Iterator[tuple[Path, Any]]:
     place = folder()
     try:
         _check_private(place)
+        for unfinished in place.glob("*.part"):
+            if not _is_being_written(unfinished):
+                drop(unfinished)
         paths = sorted(place.glob("*.json"))
     except FileNotFoundError:
         return

@@ -196,6 +196,10 @@ class BaseEngine(ABC):
         """Remove whatever the server keeps of these deliveries, but of other installations; how many were."""
 
     @abstractmethod
+    def let_expire(self, delivery: Delivery) -> None:
+        """Have the server forget a delivery that is gone from its queue, if nobody runs it meanwhile."""
+
+    @abstractmethod
     def alert(self, worker_name: str, delivery: Delivery) -> None:
         """Have a worker look at the database now: what it runs for this delivery may be void. Best effort:
         it looks every few seconds anyway."""

@@ -217,6 +217,16 @@ def test_a_delivery_gone_from_its_queue_is_made_anew_after_two_passes(settled, v
     assert queued_ids("file_processing") == [f"{job.pk.hex}-1-1"]
 
 
+def test_what_the_server_keeps_of_a_delivery_that_is_gone_expires(settled, valkey):
+    job, healer = settled(), Reconciler()
+    valkey.delete("rq:queue:file_processing")
+
+    for _ in range(2):
+        healer.run_once()
+
+    assert 0 < valkey.ttl(f"rq:job:{Delivery.of(job).id}") <= 600
+
+
 def test_a_delivery_missing_once_and_back_is_left_alone(settled, valkey):
     job, healer = settled(), Reconciler()
     valkey.delete("rq:queue:file_processing")
@@ -272,7 +282,7 @@ def test_a_job_claimed_during_a_pass_is_left_alone(settled):
     delivery = Delivery.of(job)
     claim(job)
 
-    assert reconciler._redeliver(delivery) is False
+    assert reconciler._redeliver(get_engine("rq"), delivery) is False
     assert job.events.count() == 0
 
 

@@ -185,6 +185,15 @@ def test_a_file_that_holds_no_report_keeps_no_other_from_being_recorded(job_fact
     assert not [name for name in left_in(folder) if name.endswith(".json")]
 
 
+def test_what_a_process_did_not_finish_writing_is_removed(folder, job_factory, leave):
+    leave(claim(job_factory()), Outcome.finished())
+    (folder / "report.999999-1.part").write_text("{")
+
+    deliver_kept()
+
+    assert left_in(folder) == []
+
+
 def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(job_factory, leave, folder, caplog):
     job = claim(job_factory())
     leave(job, Outcome.finished())

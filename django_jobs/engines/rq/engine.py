@@ -124,6 +124,11 @@ class RQEngine(BaseEngine):
         with reached(impatient_client(queue)) as client:
             return keeping.discard(client, queue, delivery_ids)
 
+    def let_expire(self, delivery: Delivery) -> None:
+        with reached(impatient_client(delivery.queue)) as client:
+            # RQ takes the expiry away when a worker that was slow to begin begins after all.
+            client.expire(RQJob.key_for(delivery.id), KEPT_AFTER_RUN_SECONDS)
+
     def alert(self, worker_name: str, delivery: Delivery) -> None:
         with reached(impatient_client(delivery.queue)) as client:
             send_command(client, worker_name, "stop-job", job_id=delivery.id)
