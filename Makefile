@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test chaos lint clean
+.PHONY: demo test chaos leaks lint clean
 
 # make demo ARGS="--once"  runs the demo to its end instead of serving until Ctrl-C.
 demo: $(VENV)/demo
@@ -18,6 +18,12 @@ test: lint
 # make chaos SEED=7 SECONDS=60  breaks workers and servers at random, then checks what became of every job.
 chaos: $(VENV)/lint
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+# make leaks  runs 50,000 jobs and looks at what is kept of them; it takes half an hour.
+leaks: $(VENV)/lint
+	mkdir -p $(VENV)/leaks
+	LEAK_JOBS=50000 PROJECT_DATA=$(VENV)/leaks $(BIN)/python -m tests.postgres \
+		$(BIN)/python -m pytest tests/faults/test_leaks.py -s -o faulthandler_timeout=0
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check

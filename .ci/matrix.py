@@ -4,10 +4,10 @@
 its own Python; the environment of the other one is made inside it. A Python that is not installed is left
 out, which the last line says and REQUIRE_ALL_CELLS=1 makes an error.
 
-With arguments, these tests run on all four pairs. Without, all run on the old ones with PostgreSQL and on the
-new ones with SQLite, but for the acceptance tests that start many processes and ask the database little: each
-of them on one of the two. Those of the core run on the other pairs as well. The coverage is measured with the
-new Python, where that costs least.
+With arguments, these tests run on all four pairs. Without, the old ones with PostgreSQL and the new ones with
+SQLite run most of the tests, but those that start many processes, or ask the database little, on one of the
+two only; the core runs on the other two pairs as well. Beside them runs a minute of chaos, and the control
+that it has to notice. The coverage is measured with the new Python, where that costs least.
 """
 
 import os
@@ -23,10 +23,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
-CELLS_AT_ONCE = 2  # For two cores: the tests wait as much as they compute.
-ON_POSTGRESQL_ONLY = ("async_tasks", "doctor", "robustness", "stopping")
-ON_SQLITE_ONLY = ("names", "observer", "pytest_plugin", "quickstart", "worker_command")
+TRACKS_AT_ONCE = 3  # For two cores: the tests wait as much as they compute.
+ON_POSTGRESQL_ONLY = (
+    *(f"acceptance/test_{name}.py" for name in ("async_tasks", "faults", "robustness", "stopping")),
+    *(f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks", "postgresql_faults")),
+)
+ON_SQLITE_ONLY = (
+    *(f"acceptance/test_{name}.py" for name in ("doctor", "names", "observer", "pytest_plugin")),
+    *(f"acceptance/test_{name}.py" for name in ("quickstart", "running", "worker_command")),
+    *(f"integration/test_{name}.py" for name in ("commands_documented", "commands_terminal", "docs")),
+    *(f"integration/test_{name}.py" for name in ("embedded", "environment", "testing")),
+    *(f"integration/test_documents_{name}.py" for name in ("demo", "feeding", "pages", "processes", "tasks")),
+    "faults/test_sqlite_faults.py",
+    "chaos",
+)
+ON_ITS_OWN = "faults/test_redis_faults.py"  # On the old ones with SQLite.
 CORE = [f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")]
+CHAOS = ["--seed=17", "--seconds=60"]
+CONTROL = ["--seed=5", "--seconds=25", "--mutant=unguarded-claim", "--expect-findings"]
 
 
 def main(arguments: list[str]) -> int:
@@ -37,21 +51,26 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="django-jobs-tests-", ignore_cleanup_errors=True) as folder:
         os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
         old, new = pythons[0], pythons[-1]
+        cell = partial(test, measured=measured, folder=Path(folder))
         if old == new:
-            chosen = [(old, "postgresql", arguments), (old, "sqlite", arguments)]
-        else:
-            chosen = [  # The longest first.
-                (new, "sqlite", arguments or all_without(ON_POSTGRESQL_ONLY)),
-                (old, "postgresql", arguments or all_without(ON_SQLITE_ONLY)),
-                (new, "postgresql", arguments or CORE),
-                (old, "sqlite", arguments or CORE),
+            tracks = [
+                [partial(cell, old, "postgresql", arguments)],
+                [partial(cell, old, "sqlite", arguments)],
             ]
-        cells = [
-            partial(test, python, database, tests, measured=python == measured, folder=Path(folder))
-            for python, database, tests in chosen
-        ]
-        with ThreadPoolExecutor(CELLS_AT_ONCE) as pool:
-            verdicts = dict(pool.map(lambda cell: cell(), cells))
+        else:
+            tracks = [
+                [partial(cell, new, "sqlite", arguments or all_without(ON_POSTGRESQL_ONLY))],
+                [partial(cell, old, "postgresql", arguments or all_without(ON_SQLITE_ONLY))],
+                [
+                    partial(cell, new, "postgresql", arguments or CORE),
+                    partial(cell, old, "sqlite", arguments or [*CORE, f"tests/{ON_ITS_OWN}"]),
+                ],
+            ]
+        if not arguments:
+            tracks[-1] += [partial(chaos, old, "Chaos", CHAOS), partial(chaos, old, "Control of it", CONTROL)]
+        with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
+            done = pool.map(lambda track: [part() for part in track], tracks)
+            verdicts = dict(verdict for verdicts in done for verdict in verdicts)
         if measured and all(verdicts.values()):
             verdicts["Coverage"] = coverage_suffices(measured)
     for subject, passed in verdicts.items():
@@ -66,7 +85,7 @@ def main(arguments: list[str]) -> int:
 
 
 def all_without(names: Sequence[str]) -> list[str]:
-    return [f"--ignore=tests/acceptance/test_{name}.py" for name in names]
+    return [f"--ignore=tests/{name}" for name in (*names, ON_ITS_OWN)]
 
 
 def find(version: str) -> str | None:
@@ -96,7 +115,7 @@ def environment(version: str, interpreter: str) -> str:
 
 
 def test(
-    python: str, database: str, arguments: list[str], *, measured: bool, folder: Path
+    python: str, database: str, arguments: list[str], *, measured: str | None, folder: Path
 ) -> tuple[str, bool]:
     """Run the tests on data of their own and show what they printed; what was tested, and if they passed."""
     cell = f"{versions(python)}, {database}"
@@ -105,7 +124,7 @@ def test(
     command = [
         python,
         "-m",
-        *(["coverage", "run", "-m"] if measured else []),
+        *(["coverage", "run", "-m"] if python == measured else []),
         "pytest",
         "--durations=20",
         *arguments,
@@ -113,18 +132,29 @@ def test(
     if database == "postgresql":
         command = [python, "-m", "tests.postgres", *command]
     env = {**os.environ, "DATABASE": database, "PROJECT_DATA": str(data)}
-    print(f"===== {cell}: started", flush=True)
+    return cell, run(cell, command, data / "output", env)
+
+
+def chaos(python: str, name: str, arguments: list[str]) -> tuple[str, bool]:
+    with tempfile.TemporaryDirectory(prefix="django-jobs-tests-") as folder:
+        env = {**os.environ, "PROJECT_DATA": folder}
+        return name, run(name, [python, "-m", "tests.chaos", *arguments], Path(folder, "output"), env)
+
+
+def run(name: str, command: list[str], told: Path, env: dict[str, str]) -> bool:
+    """Run the command and show what it printed; True if it succeeded."""
+    print(f"===== {name}: started", flush=True)
     began = time.monotonic()
     # To a file, as a process that outlives the tests would keep a pipe open.
-    with (data / "output").open("w+") as output:
+    with told.open("w+") as output:
         done = subprocess.run(
             command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         output.seek(0)
-        told = output.read()
+        text = output.read()
     ended = f"ended after {time.monotonic() - began:.0f} s with exit code {done.returncode}"
-    print(f"===== {cell}: {ended}\n{told}", flush=True)
-    return cell, done.returncode == 0
+    print(f"===== {name}: {ended}\n{text}", flush=True)
+    return done.returncode == 0
 
 
 def versions(python: str) -> str:

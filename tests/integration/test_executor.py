@@ -454,6 +454,7 @@ def test_an_attempt_that_may_not_begin_is_given_back_and_is_no_attempt_yet(job_f
 
     job = fresh(job)
     assert (job.status, job.attempt, job.delivery, job.claim_id) == (QUEUED, 1, 1, None)
-    assert not (job.attempts.exists() or job.events.exists())
+    assert not job.attempts.exists()
+    assert not job.events.exists()
     assert not (tmp_path / "effects").exists()
     assert claim(job)
