@@ -50,6 +50,18 @@ def test_a_job_whose_process_is_killed_is_retried_while_attempts_are_left(start_
     assert after.wait(timeout=60).status == FINISHED
 
 
+def test_a_job_that_kills_every_process_is_given_up_after_three_more_and_harms_no_other(start_worker):
+    poison, after = tasks.kill_itself.using(idempotent=True).enqueue(), tasks.add.enqueue(1)
+    worker = start_worker("file_processing")
+
+    poison.wait(timeout=60)
+
+    assert (poison.is_interrupted, poison.attempt, poison.losses) == (True, 4, 4)
+    assert [attempt.outcome for attempt in poison.attempts.all()] == ["lost"] * 4
+    assert after.wait(timeout=60).status == FINISHED
+    assert worker.process.poll() is None
+
+
 def test_when_workers_are_killed_their_children_die_and_another_worker_settles_their_jobs(
     start_worker, tmp_path
 ):

@@ -259,6 +259,23 @@ def test_more_jobs_than_a_batch_are_delivered_by_repeated_passes(job_factory, qu
     assert len(set(queued_ids("file_processing"))) == relay.BATCH + 1
 
 
+@pytest.mark.django_db(transaction=True)
+def test_thousands_that_are_due_at_once_do_not_keep_new_ones_waiting(job_factory, queued_ids):
+    due_at = timezone.now()
+    due = [
+        Job(task="tests.tasks.add", queue="file_processing", status=SCHEDULED, scheduled_for=due_at)
+        for _ in range(3 * relay.BATCH)
+    ]
+    Job.objects.bulk_create(due)
+
+    relay.run_once()
+    new = tasks.add.enqueue(1)
+    elsewhere = tasks.add.using(queue="vectorization").enqueue(1)
+
+    assert queued_ids("file_processing").index(*ids(new)) == relay.BATCH
+    assert queued_ids("vectorization") == ids(elsewhere)
+
+
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
 @pytest.mark.django_db(transaction=True)
 def test_a_row_that_somebody_holds_locked_holds_up_no_other(job_factory, queued_ids):
