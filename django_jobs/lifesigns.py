@@ -128,9 +128,12 @@ class LifeSigns:
             sent_at = boot_clock()
             try:
                 self._witness(self.worker.pk)
-            except EngineUnavailable as error:
+            except Exception as error:
                 if is_reached:
-                    logger.info("Worker %s has no witness of its life for now: %s", self.worker.name, error)
+                    is_expected = isinstance(error, EngineUnavailable)
+                    level = logging.INFO if is_expected else logging.ERROR
+                    told = f"Worker {self.worker.name} has no witness of its life for now: {error}"
+                    logger.log(level, "%s", told, exc_info=not is_expected)
                 is_reached = False
             else:
                 is_reached = True
