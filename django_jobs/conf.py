@@ -128,8 +128,8 @@ class Settings:
     )
     """How long a worker counts as alive after its last sign of life. Defaults to 15 seconds.
 
-    A shorter lease notices a lost worker sooner. A worker that is alive but paused or cut off for almost as
-    long ends what it runs, since others may count it as lost then.
+    A shorter lease notices a lost worker sooner. One that is alive but paused, or cut off from the database
+    and from Redis, for as long ends what it runs, since others may count it as lost then. Not so on SQLite.
     """
 
     MAX_ARGUMENTS_BYTES = Setting[int](1_000_000, _A_SIZE, _is_size)

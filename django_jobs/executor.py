@@ -27,7 +27,7 @@ from . import logs, loops, registry, sql
 from .elsewhere import Elsewhere
 from .models import Attempt, Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
-from .outcomes import Outcome
+from .outcomes import Outcome, give_back
 from .patience import patience
 from .reporter import Reporter
 from .reports import report
@@ -109,19 +109,9 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
     while True:
         try:
             with patience(alias, CLAIM_PATIENCE_SECONDS):
-                claimed = sql.claim([(job_id, attempt)], worker.pk, claim_id)
-            if claimed:
-                return claimed[0]
-            job = Job.objects.filter(pk=job_id, attempt=attempt).first()
-            if job and job.status == STARTED and job.claim_id == claim_id:
-                return job  # Our own claim, whose reply was lost.
-            if not job or job.status != QUEUED:
-                logger.info("Attempt %s of job %s is not awaited; its delivery is dropped.", attempt, job_id)
-                return None
-            if Queue.objects.filter(name=job.queue, paused=True).exists():
-                # The relay delivers it when the queue is resumed.
-                Job.objects.same_delivery(job).queued().update(**NEXT_DELIVERY)
-                return None
+                claimed, is_settled = _try_to_claim(job_id, attempt, worker, claim_id)
+            if is_settled:
+                return claimed
             if time.monotonic() > deadline:
                 # Locked by somebody all the time; the reconciler has it delivered again.
                 return None
@@ -134,11 +124,21 @@ def claim(job_id: UUID, attempt: int, *, worker: Worker, claim_id: UUID) -> Job 
             time.sleep(0.2)
 
 
-def give_back(job: Job) -> bool:
-    """Have an attempt of which nothing has run delivered anew; False if it is not held any more."""
-    held = Job.objects.started().filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id)
-    logger.info("Attempt %s of job %s is given back before it began.", job.attempt, job.pk)
-    return bool(held.update(status=QUEUED, worker=None, claim_id=None, started_at=None, **NEXT_DELIVERY))
+def _try_to_claim(job_id: UUID, attempt: int, worker: Worker, claim_id: UUID) -> tuple[Job | None, bool]:
+    """The job if it is claimed, and whether there is nothing more to try."""
+    if claimed := sql.claim([(job_id, attempt)], worker.pk, claim_id):
+        return claimed[0], True
+    job = Job.objects.filter(pk=job_id, attempt=attempt).first()
+    if job and job.status == STARTED and job.claim_id == claim_id:
+        return job, True  # Our own claim, whose reply was lost.
+    if not job or job.status != QUEUED:
+        logger.info("Attempt %s of job %s is not awaited; its delivery is dropped.", attempt, job_id)
+        return None, True
+    if Queue.objects.filter(name=job.queue, paused=True).exists():
+        # The relay delivers it when the queue is resumed.
+        Job.objects.same_delivery(job).queued().update(**NEXT_DELIVERY)
+        return None, True
+    return None, False
 
 
 def was_taken(job_id: UUID, claim_id: UUID) -> bool:

@@ -85,6 +85,7 @@ class Fence:
                 return
 
     def _end(self) -> None:
+        threading.Timer(0.2, kill_this_group).start()  # Should the log hang.
         logger.error(
             "For almost its lease of %g s the worker reached neither the database nor Redis; this job ends.",
             settings.LEASE_SECONDS,

@@ -39,12 +39,12 @@ class Leftovers:
 
     def _tidy(self, engine: BaseEngine, queue: str) -> int:
         start = self._starts.get(queue, 0)
-        kept = engine.kept(queue, start, BATCH)
+        kept, goes_on = engine.kept(queue, start, BATCH)
         unawaited, suspects = _unawaited(kept), self._suspects.pop(queue, set())
         if unawaited and not suspects:
             self._suspects[queue] = unawaited
             return 0
-        self._starts[queue] = start + BATCH if len(kept) >= BATCH else 0
+        self._starts[queue] = start + BATCH if goes_on else 0
         removed = engine.discard(queue, unawaited & suspects) if unawaited else 0
         if removed:
             logger.info("%s deliveries that nobody awaits are removed from queue %s.", removed, queue)

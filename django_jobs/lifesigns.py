@@ -20,7 +20,7 @@ from .exceptions import EngineUnavailable
 from .fences import Fence, grace_seconds
 from .models import Job, Worker
 from .patience import patience
-from .processes import boot_clock, disconnect_databases, identity, kill_this_group
+from .processes import boot_clock, disconnect_databases, identity
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
 
@@ -34,7 +34,7 @@ class LifeSigns:
     called: `on_cancel` with the id of a started job of this worker that was asked to stop, `on_renewal` after
     each renewal. When neither store was reached for almost a lease, as in a sleep of the machine, `on_fence`
     has to end what runs, unless the lease is renewed in time and `holds` says that nobody has taken it for
-    lost. Hold `lock` while forking: then no connection is open.
+    lost. Hold `lock` while forking: then no connection to the database is open.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class LifeSigns:
         witness: Callable[[UUID], None],
         on_cancel: Callable[[UUID], None] | None = None,
         on_renewal: Callable[[], None] | None = None,
-        holds: Callable[[], bool] = lambda: False,
-        on_fence: Callable[[], None] = kill_this_group,
+        holds: Callable[[], bool],
+        on_fence: Callable[[], None],
     ) -> None:
         self.worker = Worker(
             name=name,
@@ -87,7 +87,8 @@ class LifeSigns:
         for thread in self._threads:
             thread.join(timeout=5)
         try:
-            Worker.objects.filter(pk=self.worker.pk).delete()
+            with patience(self._alias, settings.LEASE_SECONDS):
+                Worker.objects.filter(pk=self.worker.pk).delete()
         except Exception:
             logger.warning("The row of worker %s could not be deleted.", self.worker.name, exc_info=True)
 
@@ -101,16 +102,17 @@ class LifeSigns:
             self._due.clear()
             if self._stopping.is_set():
                 return
-            with self.lock, patience(self._alias, settings.LEASE_SECONDS):
-                try:
-                    self._renew()
-                    self._tell_cancellations()
-                    if self._on_renewal:
-                        self._on_renewal()
-                except Exception:
-                    logger.warning("Worker %s could not renew its lease.", self.worker.name, exc_info=True)
-                finally:
-                    disconnect_databases()
+            try:
+                with self.lock, patience(self._alias, settings.LEASE_SECONDS):
+                    try:
+                        self._renew()
+                        self._tell_cancellations()
+                        if self._on_renewal:
+                            self._on_renewal()
+                    finally:
+                        disconnect_databases()
+            except Exception:
+                logger.warning("Worker %s could not renew its lease.", self.worker.name, exc_info=True)
 
     def _renew(self) -> None:
         sent_at = boot_clock()
@@ -120,6 +122,23 @@ class LifeSigns:
             self.worker.leased_until = leased_until
             self.worker.save(force_insert=True)
         self._put_off_fence(sent_at)
+
+    def _put_off_fence(self, sent_at: float) -> None:
+        """The lease is renewed: from now on nobody takes this worker for lost; what was taken is ended."""
+        if self._is_on_sqlite:
+            # Nobody ends attempts while it is locked, nor those of a process on this machine that lives.
+            return
+        with self._at_fence:
+            if self.fence.has_closed() and not self._holds():
+                self._on_fence()
+            self.fence.put_off(sent_at)
+
+    def _tell_cancellations(self) -> None:
+        if self._on_cancel is None:
+            return
+        asked = Job.objects.started().filter(worker=self.worker, cancel_requested_at__isnull=False)
+        for job_id in asked.values_list("pk", flat=True):
+            self._on_cancel(job_id)
 
     def _witness_loop(self) -> None:
         # Of its own: a database that hangs must not keep this worker from having a witness.
@@ -141,24 +160,12 @@ class LifeSigns:
                     # Once it has closed, only the database knows who holds what.
                     if not (self._is_on_sqlite or self.fence.has_closed()):
                         self.fence.put_off(sent_at)
-            if self.fence.has_closed():
-                self._stopping.wait(grace_seconds())
-                if self.fence.has_closed():
-                    self._on_fence()  # What runs may be unable to see for itself.
+            try:
+                self._end_what_is_behind()
+            except Exception:
+                logger.exception("Worker %s could not end what it runs.", self.worker.name)
 
-    def _put_off_fence(self, sent_at: float) -> None:
-        """The lease is renewed: from now on nobody takes this worker for lost; what was taken is ended."""
-        if self._is_on_sqlite:
-            # Nobody ends attempts while it is locked, nor those of a process on this machine that lives.
-            return
-        with self._at_fence:
-            if self.fence.has_closed() and not self._holds():
-                self._on_fence()
-            self.fence.put_off(sent_at)
-
-    def _tell_cancellations(self) -> None:
-        if self._on_cancel is None:
-            return
-        asked = Job.objects.started().filter(worker=self.worker, cancel_requested_at__isnull=False)
-        for job_id in asked.values_list("pk", flat=True):
-            self._on_cancel(job_id)
+    def _end_what_is_behind(self) -> None:
+        """What runs behind a fence that has closed may be unable to see for itself."""
+        if self.fence.has_closed() and not self._stopping.wait(grace_seconds()) and self.fence.has_closed():
+            self._on_fence()

@@ -79,6 +79,8 @@ def run(stopping: threading.Event) -> None:
             holding.clear()
             connections.close_all()
             logger.warning("The maintainer waits for the database: %s", error)
+        except Exception:  # The loop must outlive what one pass stumbles over.
+            logger.exception("The maintainer could not ask for its lease; it tries again.")
         else:
             reconciler.note_contact()
             holding.set() if is_holder else holding.clear()

@@ -14,7 +14,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
-from .models.jobs import WORKER_LOST
+from .models.jobs import NEXT_DELIVERY, WORKER_LOST
 from .models.tallies import tally
 from .retries import Retry, interval_seconds
 from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
@@ -141,6 +141,22 @@ def lose(job: Job, evidence: str) -> bool:
         JobEvent.objects.create(job=job, kind=event, attempt=job.attempt, message=message)
     logger.warning("Job %s: %s", job.pk, message)
     return True
+
+
+def lose_unless_locked(job: Job, evidence: str, *, still: JobQuerySet | None = None) -> bool:
+    """`lose`, but without waiting for a transaction that holds the row, and only if the job is `still` among
+    these. A later pass sees to it."""
+    jobs = Job.objects.all() if still is None else still
+    with transaction.atomic(using=router.db_for_write(Job)):
+        free = jobs.filter(pk=job.pk).select_for_update(skip_locked=True, of=("self",))
+        return free.first() is not None and lose(job, evidence)
+
+
+def give_back(job: Job) -> None:
+    """Have an attempt of which nothing has run delivered anew, as the same attempt."""
+    returned = {"status": QUEUED, "worker": None, "claim_id": None, "started_at": None, **NEXT_DELIVERY}
+    if _claimed(job).started().update(**returned):
+        logger.info("Attempt %s of job %s is given back before it began.", job.attempt, job.pk)
 
 
 def _error(error_type: str = "", error_message: str = "", traceback: str = "") -> dict[str, str]:

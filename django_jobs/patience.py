@@ -25,13 +25,15 @@ def patience(alias: str, seconds: float) -> Iterator[None]:
     A query that waits then raises `OperationalError`, and the next one gets a new connection. Does nothing
     for databases without a network, such as SQLite.
     """
-    timer = threading.Timer(seconds, _break, [connections[alias], seconds])
-    timer.daemon = True
-    timer.start()
+    is_over = threading.Event()
+    looking = threading.Thread(
+        target=_look, args=[connections[alias], seconds, is_over], name="django-jobs-patience", daemon=True
+    )
+    looking.start()
     try:
         yield
     finally:
-        timer.cancel()
+        is_over.set()
 
 
 def limit_connecting(alias: str) -> None:
@@ -42,12 +44,12 @@ def limit_connecting(alias: str) -> None:
         connection.settings_dict["OPTIONS"].setdefault("connect_timeout", CONNECT_SECONDS)
 
 
-def _break(connection: BaseDatabaseWrapper, seconds: float) -> None:
-    # All of it may change meanwhile, as the thread that waits may have got its answer.
-    with suppress(Exception):
-        descriptor = os.dup(connection.connection.fileno())
-        with socket.socket(fileno=descriptor) as line:
-            line.shutdown(socket.SHUT_RDWR)
-        logger.warning(
-            "The database %s has not answered for %g s; connecting anew.", connection.alias, seconds
-        )
+def _look(connection: BaseDatabaseWrapper, seconds: float, is_over: threading.Event) -> None:
+    # Again and again: a connection that was just being made is not to be broken yet.
+    while not is_over.wait(seconds):
+        # All of it may change meanwhile, as the thread that waits may have got its answer.
+        with suppress(Exception):
+            descriptor = os.dup(connection.connection.fileno())
+            with socket.socket(fileno=descriptor) as line:
+                line.shutdown(socket.SHUT_RDWR)
+            logger.warning("%s has not answered for %g s; connecting anew.", connection.alias, seconds)

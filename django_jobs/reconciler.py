@@ -22,7 +22,7 @@ from .engines.base import BaseEngine
 from .exceptions import EngineUnavailable
 from .models import Job, JobEvent, Worker
 from .models.jobs import NEXT_DELIVERY
-from .outcomes import lose
+from .outcomes import lose_unless_locked
 from .processes import boot_clock, identity
 
 BATCH = 500
@@ -41,6 +41,7 @@ class Reconciler:
 
     def __init__(self) -> None:
         self._contact_since = self._contact_at = boot_clock()
+        self._passed_at = self._contact_at
         self._unanswered_since: dict[str, float] = {}  # {server: moment of boot_clock()}
         self._suspects: set[str] = set()
 
@@ -56,6 +57,10 @@ class Reconciler:
 
     def run_once(self) -> int:
         """One pass; the number of rows healed."""
+        now = boot_clock()
+        if now - self._passed_at > settings.LEASE_SECONDS / 2:
+            self._unanswered_since.clear()  # Others have held the maintainer's lease, or nobody.
+        self._passed_at = now
         self.note_contact()
         healed = 0
         if self._contact_at - self._contact_since > settings.LEASE_SECONDS:
@@ -73,7 +78,9 @@ class Reconciler:
         workers = Worker.objects.in_bulk({worker_id for _, _, worker_id in asked})
         spared = {worker.pk for worker in workers.values() if _runs_here(worker)} | self._witnessed(asked)
         lost = silent.filter(Q(worker__isnull=True) | ~Q(worker__in=spared)).order_by("id")[:BATCH]
-        return sum(_lose_unless_locked(job, _evidence(job, workers.get(job.worker_id))) for job in lost)
+        return sum(
+            lose_unless_locked(job, _evidence(job, workers.get(job.worker_id)), still=silent) for job in lost
+        )
 
     def _witnessed(self, asked: Collection[tuple[str, str, UUID]]) -> set[UUID]:
         """The workers of these (engine, queue, worker's id) that the server of the queue knows to live, or
@@ -115,13 +122,6 @@ def _evidence(job: Job, worker: Worker | None) -> str:
     if worker is None:
         return f"Worker {job.worker_id} is gone."
     return f"Worker {worker.name} last answered at {worker.seen_at:%Y-%m-%d %H:%M:%S %Z}."
-
-
-def _lose_unless_locked(job: Job, evidence: str) -> bool:
-    """End this attempt, but do not wait for a transaction that holds its row; the next pass sees to it."""
-    with transaction.atomic(using=router.db_for_write(Job)):
-        free = Job.objects.select_for_update(skip_locked=True).filter(pk=job.pk)
-        return free.first() is not None and lose(job, evidence)
 
 
 def _runs_here(worker: Worker) -> bool:

@@ -176,13 +176,14 @@ def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:
             rows = jobs.next_undelivered(queue, epoch, BATCH, *Delivery.COLUMNS)
             deliveries = [Delivery(*row) for row in rows]
             if deliveries:
-                _mark(deliveries, engine.push(deliveries))
-                pushed += len(deliveries)
+                pushed += _mark(deliveries, engine.push(deliveries))
     return pushed
 
 
-def _mark(deliveries: Iterable[Delivery], epoch: str) -> None:
-    """Note that these were handed to a server in this epoch, unless their rows await others meanwhile."""
+def _mark(deliveries: Iterable[Delivery], epoch: str) -> int:
+    """Note that these were handed to a server in this epoch, unless their rows await others meanwhile, or are
+    held by a transaction; in how many rows."""
+    marked = 0
     alike: dict[tuple[int, int], list[UUID]] = {}
     for delivery in deliveries:
         alike.setdefault((delivery.attempt, delivery.number), []).append(delivery.job_id)
@@ -191,4 +192,6 @@ def _mark(deliveries: Iterable[Delivery], epoch: str) -> None:
             # Not by their status, which would lead a planner to read all that is queued.
             awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
             free = awaited.select_for_update(skip_locked=True).values("pk")
-            Job.objects.filter(pk__in=Subquery(free)).update(delivered_at=Now(), delivered_epoch=epoch)
+            rows = Job.objects.filter(pk__in=Subquery(free))
+            marked += rows.update(delivered_at=Now(), delivered_epoch=epoch)
+    return marked

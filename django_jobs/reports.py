@@ -1,7 +1,7 @@
 """Brings the ends of attempts from the worker to the database, however long that is away.
 
 A report that is not written within a second waits in memory and in a file. The process tries again until it
-ends; then the next worker of this user and project on this machine delivers the file.
+ends; then the next `rqworker` of this user and project on this machine delivers the file.
 """
 
 import logging
@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, router
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    connections,
+    router,
+    transaction,
+)
 
 from . import spool
 from .models import Attempt, Job
@@ -42,33 +51,48 @@ def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
             try:
                 recorded = _record(job, outcome, worker_name)
                 break
-            except (OperationalError, InterfaceError) as error:
+            except (DatabaseError, InterfaceError) as error:
+                keeping.keep()
+                if _is_refusal(error):  # Even without its values.
+                    raise
                 logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
                 connections.close_all()
-                keeping.keep()
                 time.sleep(RETRY_EVERY_SECONDS)
         keeping.drop()
     job_finished.send_robust(Job, job=job, outcome=recorded.kind)
 
 
 def deliver_kept() -> int:
-    """Record what processes that have ended left in files; how many. Raises the database's error."""
+    """Record what processes that have ended left in files; how many. Raises the database's error when that is
+    away. Waits for no transaction that holds a job's row; a later call sees to it."""
     delivered = 0
     for path, document in spool.kept():
         try:
             if document["installation"] != str(installation_id()):
                 continue  # Of another database, which this project used then.
-            job, outcome, worker_name = _read(document)
-        except (KeyError, TypeError, ValueError) as error:
+            is_delivered = _deliver(document)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:  # noqa: BLE001 - Whatever it holds, it must not keep the others waiting.
             spool.set_aside(path, error)
-            continue
-        if job:
-            recorded = _record(job, outcome, worker_name)
-            logger.warning("The report of job %s, which its worker could not write, is recorded.", job.pk)
-            job_finished.send_robust(Job, job=job, outcome=recorded.kind)
-        spool.drop(path)
-        delivered += 1
+        else:
+            if is_delivered:
+                spool.drop(path)
+                delivered += 1
     return delivered
+
+
+def _deliver(document: dict[str, Any]) -> bool:
+    job, outcome, worker_name = _read(document)
+    if job is None:
+        return True
+    with transaction.atomic(using=router.db_for_write(Job)):
+        if Job.objects.select_for_update(skip_locked=True).filter(pk=job.pk).first() is None:
+            return False
+        recorded = _record(job, outcome, worker_name)
+    logger.warning("The report of job %s, which its worker could not write, is recorded.", job.pk)
+    job_finished.send_robust(Job, job=job, outcome=recorded.kind)
+    return True
 
 
 class _Keeping:
@@ -105,22 +129,21 @@ class _Keeping:
 
 def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
     """Record it, without what the database refuses for its values; what was recorded."""
-    try:
-        with patience(router.db_for_write(Job), LONGEST_WRITE_SECONDS):
+    with patience(router.db_for_write(Job), LONGEST_WRITE_SECONDS):
+        try:
             return record(job, outcome, worker_name)
-    except DatabaseError as error:
-        if not _is_refusal(error):
-            raise
-        logger.error("The database refuses what job %s tells: %s", job.pk, error)
-        outcome = _without_values(outcome, f"The database refused it: {short(str(error), 1000)}")
-        return record(job, outcome, worker_name)
+        except DatabaseError as error:
+            if not _is_refusal(error):
+                raise
+            logger.error("The database refuses what job %s tells: %s", job.pk, error)
+            outcome = _without_values(outcome, f"The database refused it: {short(str(error), 1000)}")
+            return record(job, outcome, worker_name)
 
 
-def _is_refusal(error: DatabaseError) -> bool:
-    if isinstance(error, OperationalError):
-        # Class 54 of PostgreSQL's errors: beyond a limit of its own, such as the size of a value.
-        return str(getattr(error.__cause__, "sqlstate", "")).startswith("54")
-    return not isinstance(error, InterfaceError)
+def _is_refusal(error: Exception) -> bool:
+    # Class 54 of PostgreSQL's errors: beyond a limit of its own, such as the size of a value.
+    sqlstate = str(getattr(error.__cause__, "sqlstate", ""))
+    return isinstance(error, DataError | IntegrityError) or sqlstate.startswith("54")
 
 
 def _without_values(outcome: Outcome, why: str) -> Outcome:

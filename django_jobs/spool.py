@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    return Path(settings.SPOOL_DIRECTORY or embedded_directory() / "spool")
+    """Of our own, in whatever folder the project names."""
+    return Path(settings.SPOOL_DIRECTORY or embedded_directory() / "spool") / "reports"
 
 
 def keep(name: str, document: Mapping[str, Any]) -> Path | None:
@@ -32,7 +33,8 @@ def keep(name: str, document: Mapping[str, Any]) -> Path | None:
         _check_private(place)
         (place / ".gitignore").write_text("*\n")
         unfinished = path.with_suffix(".part")
-        with unfinished.open("w") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(unfinished, flags, 0o600), "w") as file:
             json.dump(document, file)
             file.flush()
             os.fsync(file.fileno())
@@ -55,7 +57,7 @@ def kept() -> Iterator[tuple[Path, Any]]:
     try:
         _check_private(place)
         for unfinished in place.glob("*.part"):
-            if not _is_being_written(unfinished):
+            if not _is_of_living_process(unfinished):
                 drop(unfinished)
         paths = sorted(place.glob("*.json"))
     except FileNotFoundError:
@@ -64,26 +66,34 @@ def kept() -> Iterator[tuple[Path, Any]]:
         logger.error("What is kept in %s cannot be read: %s", place, error)
         return
     for path in paths:
-        if _is_being_written(path):
+        if _is_of_living_process(path):
             continue  # Its process will deliver it itself.
         try:
             document = json.loads(path.read_text())
         except FileNotFoundError:
             continue  # Another process has delivered it.
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            logger.error("%s cannot be read: %s", path, error)
+        except ValueError as error:
             set_aside(path, error)
         else:
             yield path, document
 
 
 def count() -> int:
-    """How many reports of processes that have ended wait. Raises `OSError` if the folder is of no use."""
+    """How many reports of processes that have ended wait.
+
+    Raises `PermissionError` if the folder is not this user's alone, or could not be made by this user.
+    """
     place = folder()
     try:
         _check_private(place)
     except FileNotFoundError:
+        parent = next(each for each in place.parents if each.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"this user may not write to {parent}") from None
         return 0
-    return sum(not _is_being_written(path) for path in place.glob("*.json"))
+    return sum(not _is_of_living_process(path) for path in place.glob("*.json"))
 
 
 def set_aside(path: Path, error: Exception) -> None:
@@ -95,17 +105,22 @@ def set_aside(path: Path, error: Exception) -> None:
 
 
 def drop(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.error("%s is recorded and cannot be removed: %s", path, error)
 
 
-def _is_being_written(path: Path) -> bool:
+def _is_of_living_process(path: Path) -> bool:
     pid, _, process = path.stem.rpartition(".")[2].partition("-")
     return pid.isdecimal() and identity(int(pid)) == process
 
 
 def _check_private(place: Path) -> None:
     found = place.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_uid != os.getuid():
+        raise PermissionError("it belongs to another user")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError("others may write to it; it must be this user's alone (chmod 700)")
 
 

@@ -65,10 +65,11 @@ def reports() -> Iterator[Finding]:
     try:
         waiting = spool.count()
     except OSError as problem:
-        yield error(
+        yield warning(
             "reports",
-            f"{folder} is of no use: {problem}. Reports that wait for the database die with their worker.",
-            f"chown and chmod 700 {folder}, or name another folder in SPOOL_DIRECTORY of DJANGO_JOBS.",
+            f"{folder} is of no use to this user: {problem}. If workers run as this user, the reports that "
+            "wait for the database die with them.",
+            "Name a folder of the workers' user in SPOOL_DIRECTORY of DJANGO_JOBS, or run this as that user.",
         )
         return
     if waiting:

@@ -187,9 +187,9 @@ class BaseEngine(ABC):
         """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
 
     @abstractmethod
-    def kept(self, queue: str, start: int, most: int) -> Collection[str]:
-        """The ids of deliveries that this queue's server keeps: `most` of those that wait, from position
-        `start`, and as many of those that were taken."""
+    def kept(self, queue: str, start: int, most: int) -> tuple[Collection[str], bool]:
+        """The ids of deliveries that this queue's server keeps among the `most` places from `start` and among
+        as many jobs that were taken; and whether the queue goes on behind these places."""
 
     @abstractmethod
     def discard(self, queue: str, delivery_ids: Collection[str]) -> int:

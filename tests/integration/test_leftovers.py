@@ -119,6 +119,16 @@ def test_a_long_queue_is_walked_through(delivered, queued_ids, monkeypatch):
     assert len(queued_ids("file_processing")) == 4
 
 
+def test_a_queue_with_plain_jobs_in_it_is_walked_through(delivered, valkey, monkeypatch):
+    monkeypatch.setattr(leftovers, "BATCH", 2)
+    for _ in range(3):
+        RQQueue("file_processing", connection=valkey).enqueue("tests.tasks.record", "x", "y")
+    delivered(status=FINISHED)
+    tidying = Leftovers()
+
+    assert sum(tidying.run_once() for _ in range(4)) == 1
+
+
 def test_a_foreign_delivery_keeps_no_other_place_from_being_looked_at(delivered, monkeypatch, queued_ids):
     monkeypatch.setattr(leftovers, "BATCH", 1)
     delivered(status=FINISHED)

@@ -23,6 +23,8 @@ def start(settings):
 
     def make(**callbacks):
         callbacks.setdefault("witness", lambda worker_id: None)
+        callbacks.setdefault("holds", lambda: True)
+        callbacks.setdefault("on_fence", lambda: None)
         signs = LifeSigns("w1", engine="rq", queues=["file_processing"], **callbacks)
         signs.start()
         started.append(signs)
@@ -71,11 +73,13 @@ def test_a_row_that_somebody_deleted_is_written_again(start):
 def test_the_fence_stays_open_while_one_store_is_reached(start):
     signs, renewed = start(witness=away), threading.Semaphore(0)
     signs._on_renewal = renewed.release
+    first = signs.fence._closes.get()
 
     for _ in range(10):  # As many as take longer than a lease.
         assert renewed.acquire(timeout=60)
 
     wait_until(lambda: not signs.fence.has_closed())  # A machine that stands still closes it for a moment.
+    assert signs.fence._closes.get() > first > 0
 
 
 @on_postgresql

@@ -370,6 +370,35 @@ def test_many_witnessed_attempts_hide_no_lost_one(job_factory, monkeypatch):
     assert fresh(lost).is_interrupted
 
 
+def test_a_worker_that_is_back_in_the_middle_of_a_pass_keeps_its_attempts(job_factory, monkeypatch):
+    worker = silent_worker()
+    jobs = [job_factory(status=STARTED, worker=worker) for _ in range(2)]
+    really_lose = reconciler.lose_unless_locked
+
+    def lose_and_see_it_back(job, evidence, *, still):
+        lost = really_lose(job, evidence, still=still)
+        Worker.objects.filter(pk=worker.pk).update(leased_until=timezone.now() + timedelta(minutes=1))
+        return lost
+
+    monkeypatch.setattr(reconciler, "lose_unless_locked", lose_and_see_it_back)
+
+    assert in_contact_since(seconds=16).run_once() == 1
+
+    assert [fresh(job).status for job in jobs] == [FAILED, STARTED]
+
+
+def test_what_a_reconciler_saw_before_others_took_over_does_not_count(job_factory, settings):
+    healer, job = in_contact_since(days=1), job_factory(status=STARTED, worker=silent_worker())
+    healer._unanswered_since = dict.fromkeys(get_engine("rq").servers(), 1.0)
+    settings.RQ_QUEUES = {"file_processing": {"URL": "redis://127.0.0.1:1/0"}}
+    healer._unanswered_since |= dict.fromkeys(get_engine("rq").servers(), 1.0)
+    healer._passed_at = 0
+
+    assert healer.run_once() == 0
+
+    assert fresh(job).status == STARTED
+
+
 def test_a_witness_remembers_for_one_lease(valkey, settings):
     settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
     engine, worker = get_engine("rq"), make_worker()

@@ -1,12 +1,12 @@
 """Reports that wait in files: what a worker did is recorded although its process has ended."""
 
 import json
+import os
 import secrets
 import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -27,9 +27,8 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def folder(settings, tmp_path):
-    place = tmp_path / "spool"
-    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "SPOOL_DIRECTORY": place}
-    return place
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "SPOOL_DIRECTORY": tmp_path / "spool"}
+    return tmp_path / "spool" / "reports"
 
 
 @pytest.fixture
@@ -171,7 +170,9 @@ def test_what_is_of_another_database_is_left_alone(job_factory, leave, folder):
     assert (fresh(job).status, len(left_in(folder))) == (STARTED, 1)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"installation": "mine"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"x"', "{}", '{"installation": "mine"}', '{"installation": "mine", "outcome": 5}']
+)
 def test_a_file_that_holds_no_report_keeps_no_other_from_being_recorded(job_factory, leave, folder, text):
     job = claim(job_factory())
     leave(job, Outcome.finished())
@@ -209,11 +210,34 @@ def test_a_folder_that_others_may_write_to_is_neither_read_nor_written(job_facto
 def test_what_is_kept_is_for_the_eyes_of_its_user_alone(folder):
     path = spool.keep("report", {"a": 1})
 
-    assert (folder.stat().st_mode & 0o777, json.loads(path.read_text())) == (0o700, {"a": 1})
+    assert (folder.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_other_files_in_the_folder_that_was_named_are_left_alone(folder):
+    others = [folder.parent / name for name in ("package.json", "film.part", ".gitignore")]
+    folder.parent.mkdir()
+    for other in others:
+        other.write_text("theirs")
+
+    spool.keep("report", {})
+    deliver_kept()
+
+    assert [other.read_text() for other in others] == ["theirs"] * 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything.")
+def test_a_report_that_cannot_be_read_now_stays(job_factory, leave, folder):
+    path = leave(claim(job_factory()), Outcome.finished())
+    path.chmod(0)
+
+    assert deliver_kept() == 0
+
+    assert path.exists()
 
 
 def test_a_disk_that_takes_nothing_is_told_and_no_error(folder, caplog):
-    Path(folder).write_text("a file where the folder should be")
+    folder.parent.write_text("a file where the folder should be")
 
     assert spool.keep("report", {}) is None
 
@@ -230,6 +254,7 @@ def test_a_report_waits_in_a_file_until_it_is_written(job_factory, folder, monke
         report(job, Outcome.finished(result=1), worker_name="w1")
 
     assert (fresh(job).status, job.attempts.count(), left_in(folder)) == (FINISHED, 1, [])
+    assert waited
     assert all(name.startswith(str(job.claim_id)) for names in waited for name in names)
     assert [len(names) for names in waited] == [1] * len(waited)
 
@@ -257,6 +282,34 @@ def unable_to_write_for_now(has_failed):
     connection.cursor().execute("PRAGMA busy_timeout = 50")
     with holding_locks(lambda: Installation.objects.update(namespace="x"), until=has_failed):
         yield
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_a_locked_row_keeps_no_other_report_from_being_recorded(job_factory, leave, folder):
+    locked, free = (claim(job_factory()) for _ in range(2))
+    for job in (locked, free):
+        leave(job, Outcome.finished())
+
+    with holding_locks(lambda: list(Job.objects.select_for_update().filter(pk=locked.pk))):
+        assert deliver_kept() == 1
+        assert fresh(free).status == FINISHED
+
+    assert (deliver_kept(), fresh(locked).status) == (1, FINISHED)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite is never read-only for a while.")
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_is_read_only_for_now_loses_no_value(job_factory, monkeypatch):
+    """As after a failover, until the other server is the primary."""
+    job, waited = claim(job_factory()), []
+    monkeypatch.setattr(reports.time, "sleep", waited.append)
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")  # For this connection.
+
+    report(job, Outcome.finished(result="kept"), worker_name="w1")
+
+    assert (fresh(job).status, fresh(job).result, bool(waited)) == (FINISHED, "kept", True)
 
 
 # What the database refuses for its value

@@ -116,7 +116,7 @@ class RQEngine(BaseEngine):
             pipeline.delete(RQJob.key_for(delivery.id))
             pipeline.execute()
 
-    def kept(self, queue: str, start: int, most: int) -> Collection[str]:
+    def kept(self, queue: str, start: int, most: int) -> tuple[Collection[str], bool]:
         with reached(impatient_client(queue)) as client:
             return keeping.kept(client, queue, start, most)
 

@@ -15,7 +15,7 @@ from ..base import parse_delivery_id
 from .examining import installation_of
 
 
-def kept(client: Redis, name: str, start: int, most: int) -> Collection[str]:
+def kept(client: Redis, name: str, start: int, most: int) -> tuple[Collection[str], bool]:
     queue = Queue(name, connection=client)
     with client.pipeline(transaction=False) as pipeline:
         pipeline.lrange(queue.key, start, start + most - 1)
@@ -23,7 +23,8 @@ def kept(client: Redis, name: str, start: int, most: int) -> Collection[str]:
         pipeline.zrange(StartedJobRegistry(name, connection=client).key, 0, most - 1)
         replies = pipeline.execute()
     items = (item.decode(errors="replace") for reply in replies for item in reply)
-    return {job_id for item in items if parse_delivery_id(job_id := item.partition(":")[0])}
+    ids = {job_id for item in items if parse_delivery_id(job_id := item.partition(":")[0])}
+    return ids, len(replies[0]) == most
 
 
 def discard(client: Redis, name: str, delivery_ids: Collection[str]) -> int:

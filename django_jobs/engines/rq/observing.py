@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connections
+from django.db import connections, router
 from rq.exceptions import StopRequested
 from rq.job_lifecycle import record_job_failure
 from rq.rate_limit import release_slot
 from rq.serializers import JSONSerializer
 
 from ...conf import settings
-from ...models import Attempt
+from ...models import Attempt, Job
 from ...models.jobs import WORKER_LOST
+from ...patience import patience
 from ...processes import disconnect_databases
 from ...reporter import LogCapture
 from ..base import Run, Seen, parse_delivery_id
@@ -138,7 +139,7 @@ class ObservingWorker(RobustWorker):
             if self.is_horse:
                 self._observe_beside(seen, has_ended=bool(outcome))
             else:
-                with self.fork_lock:
+                with self.fork_lock, patience(router.db_for_write(Job), END_PATIENCE_SECONDS):
                     self._observe(seen, disconnect_databases)
         except StopRequested:
             raise

@@ -15,13 +15,13 @@ from django.db import connections
 from rq import get_current_job
 from rq.timeouts import JobTimeoutException, get_default_death_penalty_class
 
-from ... import executor
+from ... import executor, reports
 from ...exceptions import JobsError
 from ...fences import Fence
 from ...lifesigns import LifeSigns
 from ...models import Worker
 from ...models.workers import installation_id
-from ...processes import SharedMoment
+from ...processes import SharedMoment, kill_this_group
 from .. import get_engine
 from ..base import parse_delivery_id
 
@@ -83,10 +83,12 @@ def _claimant(job_id: UUID, queue: str) -> Iterator[Claimant]:
         queues=[queue],
         witness=partial(get_engine("rq").witness, queue),
         holds=partial(executor.is_surely_held, job_id, claim_id),
+        on_fence=lambda: kill_this_group() if signs.fence.guards() else None,
     )
     signs.start()
     try:
         yield Claimant(signs.worker, claim_id, signs.fence, SharedMoment(time.monotonic))
+        reports.deliver_kept()  # Nobody else may do it where no worker of ours runs.
     finally:
         signs.stop()
         connections.close_all()

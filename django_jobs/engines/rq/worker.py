@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from django.db import Error
+from django.db import Error, router
 from rq.defaults import RQ_KEY_PREFIX
 
 from ... import executor, reports
@@ -20,7 +20,8 @@ from ...fences import LOOK_EVERY_SECONDS
 from ...lifesigns import LifeSigns
 from ...models import Installation, Job, Worker
 from ...models.workers import installation_id
-from ...outcomes import lose
+from ...outcomes import lose_unless_locked
+from ...patience import patience
 from ...processes import KeptProcess, SharedMoment, die_with_parent, disconnect_databases
 from .. import get_engine
 from ..base import parse_delivery_id
@@ -105,10 +106,11 @@ class JobsWorker(ObservingWorker):
             self._held = Held(job.id, asked[0], uuid4())
             # RQ's limits surround claim and report, which may have to wait; ours surrounds the function.
             job.timeout = -1
-        self._wait_at_fence()
         self._ending = ""
         self._signs.worker.state = Worker.State.BUSY
         try:
+            if self._held:
+                self._wait_at_fence()
             super().execute_job(job, queue)
         finally:
             self._held = None
@@ -118,8 +120,8 @@ class JobsWorker(ObservingWorker):
 
     def _wait_at_fence(self) -> None:
         """After a sleep or an outage, begin nothing before this worker counts as alive again."""
+        self._signs.renew_now()
         while self._signs.fence.has_closed():
-            self._signs.renew_now()
             time.sleep(LOOK_EVERY_SECONDS)
 
     def fork_work_horse(self, job: Any, queue: Any) -> None:
@@ -194,20 +196,21 @@ class JobsWorker(ObservingWorker):
     def _end_what_is_void(self) -> None:
         """End the child whose attempt was taken from it: ended from outside, or its row deleted."""
         held = self._held
-        if held and held.is_void() and held is self._held:
-            logger.info("Worker %s: job %s was ended from outside; stopping it.", self.name, held.job_id)
-            self._stopped_job_id = held.delivery_id
-            self._ending = "its process was ended on request"
-            self.kill_horse()
+        # Only while its function runs: a report that comes too late is told, and does no harm.
+        if held and self._signs.fence.guards() and held.is_void() and held is self._held:
+            self._stop(held, "was ended by others")
 
     def _stop_held_job(self, job_id: UUID) -> None:
         """End the child that runs this job. RQ notes it as stopped, `_end_orphans` as canceled."""
         held = self._held
         if held and held.job_id == job_id:
-            logger.info("Worker %s: stopping job %s, which was canceled.", self.name, job_id)
-            self._stopped_job_id = held.delivery_id
-            self._ending = "its process was ended on request"
-            self.kill_horse()
+            self._stop(held, "was canceled")
+
+    def _stop(self, held: Held, why: str) -> None:
+        logger.info("Worker %s: stopping job %s, which %s.", self.name, held.job_id, why)
+        self._stopped_job_id = held.delivery_id
+        self._ending = "its process was ended on request"
+        self.kill_horse()
 
     def _end_orphans(self) -> None:
         """End the attempts that are started in this worker's name and run in no child of it.
@@ -219,7 +222,8 @@ class JobsWorker(ObservingWorker):
             orphans = orphans.exclude(claim_id=held.claim_id)
         for job in orphans:
             if not job.observed_id:
-                lose(job, f"Worker {self.name}: {self._ending or 'its process ended without a report'}.")
+                evidence = f"Worker {self.name}: {self._ending or 'its process ended without a report'}."
+                lose_unless_locked(job, evidence)
             elif job.claim_id not in [UUID(execution_id) for execution_id in list(self.executions)]:
                 # Its end was not recorded. RQ knows how it ended; the observer follows what nobody holds.
                 Job.objects.started().filter(pk=job.pk, claim_id=job.claim_id).update(worker=None)
@@ -229,8 +233,9 @@ class JobsWorker(ObservingWorker):
             logger.warning("Worker %s: its life sign hangs, so the reconciler ends what is left.", self.name)
             return
         try:
-            reports.deliver_kept()
-            self._end_orphans()
+            with patience(router.db_for_write(Job), LOCK_PATIENCE_SECONDS):
+                reports.deliver_kept()
+                self._end_orphans()
         except Error as error:
             logger.warning("Worker %s: the next renewal ends what its child left: %s", self.name, error)
         finally:
