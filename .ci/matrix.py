@@ -23,7 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
-TRACKS_AT_ONCE = 3  # For two cores: the tests wait as much as they compute.
+TRACKS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
+PROCESSES = ["tests/acceptance", "tests/faults"]
+FUNCTIONS = ["tests/unit", "tests/integration", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
     *(f"acceptance/test_{name}.py" for name in ("async_tasks", "faults", "robustness", "stopping")),
     *(f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks", "postgresql_faults")),
@@ -40,7 +42,7 @@ ON_SQLITE_ONLY = (
 ON_ITS_OWN = "faults/test_redis_faults.py"  # On the old ones with SQLite.
 CORE = [f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")]
 CHAOS = ["--seed=17", "--seconds=60"]
-CONTROL = ["--seed=5", "--seconds=25", "--mutant=unguarded-claim", "--expect-findings"]
+CONTROL = ["--seed=5", "--seconds=35", "--mutant=unguarded-claim", "--expect-findings"]
 
 
 def main(arguments: list[str]) -> int:
@@ -59,15 +61,22 @@ def main(arguments: list[str]) -> int:
             ]
         else:
             tracks = [
-                [partial(cell, new, "sqlite", arguments or all_without(ON_POSTGRESQL_ONLY))],
-                [partial(cell, old, "postgresql", arguments or all_without(ON_SQLITE_ONLY))],
+                [partial(cell, new, "sqlite", arguments or [*PROCESSES, *but(ON_POSTGRESQL_ONLY)])],
+                [partial(cell, old, "postgresql", arguments or [*PROCESSES, *but(ON_SQLITE_ONLY)])],
                 [
                     partial(cell, new, "postgresql", arguments or CORE),
                     partial(cell, old, "sqlite", arguments or [*CORE, f"tests/{ON_ITS_OWN}"]),
                 ],
             ]
+            if not arguments:
+                tracks.append(
+                    [
+                        partial(cell, new, "sqlite", FUNCTIONS),
+                        partial(cell, old, "postgresql", [*FUNCTIONS, *but(ON_SQLITE_ONLY)]),
+                    ]
+                )
         if not arguments:
-            tracks[-1] += [partial(chaos, old, "Chaos", CHAOS), partial(chaos, old, "Control of it", CONTROL)]
+            tracks[-2] += [partial(chaos, old, "Chaos", CHAOS), partial(chaos, old, "Control of it", CONTROL)]
         with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
             done = pool.map(lambda track: [part() for part in track], tracks)
             verdicts = dict(verdict for verdicts in done for verdict in verdicts)
@@ -84,7 +93,7 @@ def main(arguments: list[str]) -> int:
     return 0 if all(verdicts.values()) and not (left_out and os.environ.get("REQUIRE_ALL_CELLS")) else 1
 
 
-def all_without(names: Sequence[str]) -> list[str]:
+def but(names: Sequence[str]) -> list[str]:
     return [f"--ignore=tests/{name}" for name in (*names, ON_ITS_OWN)]
 
 
@@ -118,9 +127,9 @@ def test(
     python: str, database: str, arguments: list[str], *, measured: str | None, folder: Path
 ) -> tuple[str, bool]:
     """Run the tests on data of their own and show what they printed; what was tested, and if they passed."""
-    cell = f"{versions(python)}, {database}"
-    data = folder / cell.replace(", ", "-").replace(" ", "-")
-    data.mkdir()
+    parts = ", ".join(Path(each).stem for each in arguments if not each.startswith("-"))
+    cell = f"{versions(python)}, {database}: {parts or 'all'}"
+    data = Path(tempfile.mkdtemp(dir=folder))
     command = [
         python,
         "-m",
