@@ -27,11 +27,11 @@ TRACKS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
 PROCESSES = ["tests/acceptance", "tests/faults"]
 FUNCTIONS = ["tests/unit", "tests/integration", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
-    *(f"acceptance/test_{name}.py" for name in ("async_tasks", "faults", "robustness", "stopping")),
+    *(f"acceptance/test_{name}.py" for name in ("async_tasks", "doctor", "faults", "robustness", "stopping")),
     *(f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks", "postgresql_faults")),
 )
 ON_SQLITE_ONLY = (
-    *(f"acceptance/test_{name}.py" for name in ("doctor", "names", "observer", "pytest_plugin")),
+    *(f"acceptance/test_{name}.py" for name in ("names", "observer", "pytest_plugin")),
     *(f"acceptance/test_{name}.py" for name in ("quickstart", "running", "worker_command")),
     *(f"integration/test_{name}.py" for name in ("commands_documented", "commands_terminal", "docs")),
     *(f"integration/test_{name}.py" for name in ("embedded", "environment", "testing")),

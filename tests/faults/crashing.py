@@ -37,7 +37,7 @@ class Crashing(AppConfig):
         _after(reports, "record", "reported")
         _after(worker.JobsWorker, "handle_job_success", "RQ told")
         _after(worker.JobsWorker, "handle_job_failure", "RQ told")
-        _after(worker, "lose", "loss reported")
+        _after(worker, "lose_unless_locked", "loss reported")
 
 
 def plan(folder: Path, job: Any, point: str, who: str) -> None:

@@ -62,7 +62,7 @@ def reconciler_trusts_timestamps(patch: Patch) -> None:
 
     def end_lost_attempts(self):
         old = Job.objects.started().filter(started_at__lt=Now() - reconciler.SETTLED)
-        return sum(reconciler.lose(job, "It runs for long.") for job in old)
+        return sum(outcomes.lose(job, "It runs for long.") for job in old)
 
     patch.setattr(Reconciler, "end_lost_attempts", end_lost_attempts)
 
@@ -106,6 +106,6 @@ def relay_marks_whatever_is_awaited(patch: Patch) -> None:
 
     def mark(deliveries, epoch):
         ids = [delivery.job_id for delivery in deliveries]
-        Job.objects.filter(pk__in=ids).update(delivered_at=Now(), delivered_epoch=epoch)
+        return Job.objects.filter(pk__in=ids).update(delivered_at=Now(), delivered_epoch=epoch)
 
     patch.setattr(relay, "_mark", mark)
