@@ -10,7 +10,7 @@ from django_jobs.states import FINISHED
 from tests import tasks
 from tests.conftest import wait_until
 
-JOBS = int(os.environ.get("LEAK_JOBS", "150"))
+JOBS = int(os.environ.get("LEAK_JOBS", "80"))
 BATCH = 1000
 LONGEST_SECONDS = 60 + JOBS / 5
 MOST_GROWTH_KB = 4_000  # What Python's allocator takes at a time, and no more for more jobs.
