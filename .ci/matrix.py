@@ -39,7 +39,7 @@ ON_SQLITE_ONLY = (
     "faults/test_sqlite_faults.py",
     "chaos",
 )
-# Beside the core, as the other pairs have time left: on the new ones with PostgreSQL, and the old with SQLite.
+# Beside the core, where there is time left: on the new ones with PostgreSQL, on the old ones with SQLite.
 WITH_CORE_ON_POSTGRESQL = [f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks")]
 WITH_CORE_ON_SQLITE = ["faults/test_redis_faults.py"]
 CORE = [f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")]
