@@ -35,7 +35,7 @@ from django_jobs.states import QUEUED, STARTED
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def wait_until(check: Callable[[], Any], timeout_seconds: float = 60) -> Any:
+def wait_until(check: Callable[[], Any], timeout_seconds: float = 120) -> Any:
     """Call `check` until it raises nothing and returns something true; then re-raise its last failure."""
     deadline = time.monotonic() + timeout_seconds
     while True:

@@ -161,7 +161,7 @@ def test_a_worker_killed_with_all_its_processes_at_any_point_leaves_what_others_
             workers.append(start_worker("file_processing", CRASH_AT=str(doomed.plans)))
         return doomed.have_ended()
 
-    wait_until(supervise)
+    wait_until(supervise, timeout_seconds=240)  # Eighteen workers start, three at a time.
 
     check_fates(doomed, OF_WORKERS)
     evidence = {

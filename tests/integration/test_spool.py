@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
@@ -42,6 +43,11 @@ def leave():
         return path.rename(path.with_name(f"{job.claim_id.hex}.{ended.pid}-1.json"))
 
     return keep
+
+
+def let_sleep(monkeypatch, sleep):
+    """Replace the sleep of reports, and not that of threads that other tests have left."""
+    monkeypatch.setattr(reports, "time", SimpleNamespace(sleep=sleep))
 
 
 def left_in(folder):
@@ -248,7 +254,7 @@ def test_a_disk_that_takes_nothing_is_told_and_no_error(folder, caplog):
 def test_a_report_waits_in_a_file_until_it_is_written(job_factory, folder, monkeypatch):
     job, waited = claim(job_factory()), []
     installation_id()
-    monkeypatch.setattr(reports.time, "sleep", lambda seconds: waited.append(left_in(folder)))
+    let_sleep(monkeypatch, lambda seconds: waited.append(left_in(folder)))
 
     with unable_to_write_for_now(lambda: waited):
         report(job, Outcome.finished(result=1), worker_name="w1")
@@ -303,7 +309,7 @@ def test_a_locked_row_keeps_no_other_report_from_being_recorded(job_factory, lea
 def test_a_database_that_is_read_only_for_now_loses_no_value(job_factory, monkeypatch):
     """As after a failover, until the other server is the primary."""
     job, waited = claim(job_factory()), []
-    monkeypatch.setattr(reports.time, "sleep", waited.append)
+    let_sleep(monkeypatch, waited.append)
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = on")  # For this connection.
 
