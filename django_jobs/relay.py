@@ -64,12 +64,11 @@ def push_at_commit(jobs: Sequence[Job], alias: str) -> None:
 
 
 def run_once() -> int:
-    """Queue what is due and push what is not delivered; the number of deliveries pushed.
+    """Queue what is due and push what is not delivered; how many were queued or pushed, whichever are more.
 
     Does a bounded amount of work; call it again at once while it returns as much as `BATCH`.
     """
-    queue_due_jobs()
-    pushed = 0
+    queued, pushed = queue_due_jobs(), 0
     for engine in all_engines():
         for server, queues in engine.servers().items():
             try:
@@ -82,7 +81,9 @@ def run_once() -> int:
                 if server in _unreached:
                     logger.warning("Deliveries to %s go on.", ", ".join(queues))
                 _unreached.discard(server)
-    return pushed
+    return max(
+        queued, pushed
+    )  # What is due on a queue that takes nothing must not hold up what is due later.
 
 
 def queue_due_jobs() -> int:

@@ -276,6 +276,18 @@ def test_thousands_that_are_due_at_once_do_not_keep_new_ones_waiting(job_factory
     assert queued_ids("vectorization") == ids(elsewhere)
 
 
+def test_thousands_that_are_due_on_a_paused_queue_do_not_keep_later_ones_waiting(job_factory, queued_ids):
+    Queue.objects.create(name="vectorization", paused=True)
+    values = {"task": "tests.tasks.add", "status": SCHEDULED, "scheduled_for": ago(seconds=9)}
+    Job.objects.bulk_create([Job(queue="vectorization", **values) for _ in range(3 * relay.BATCH)])
+    later = job_factory(status=SCHEDULED, scheduled_for=ago(seconds=1))
+
+    while relay.run_once() >= relay.BATCH:
+        pass
+
+    assert queued_ids("file_processing") == ids(later)
+
+
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
 @pytest.mark.django_db(transaction=True)
 def test_a_row_that_somebody_holds_locked_holds_up_no_other(job_factory, queued_ids):
