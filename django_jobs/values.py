@@ -10,6 +10,8 @@ from typing import Any
 from .conf import settings
 
 TRACEBACK_LIMIT = 64_000  # characters
+MOST_FRAMES = 1_000
+"""of a traceback; more of them would not fit in its limit."""
 
 _SCALARS = (str, int, float, bool, type(None))
 _LARGEST_NUMBER_BITS = 13_000  # Python turns no number of more than 4,300 digits into text.
@@ -95,6 +97,7 @@ def error_fields(error: BaseException) -> dict[str, str]:
     except Exception as problem:  # noqa: BLE001
         message = f"(its message raises {_type_name(problem)})"
     try:
+        _cut_frames(error)
         told = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     except Exception as problem:  # noqa: BLE001
         told = f"(its traceback raises {_type_name(problem)})"
@@ -103,6 +106,24 @@ def error_fields(error: BaseException) -> dict[str, str]:
         "error_message": short(message, 2000),
         "traceback": clean_text(told, TRACEBACK_LIMIT),
     }
+
+
+def _cut_frames(error: BaseException) -> None:
+    """Take the middle out of endless tracebacks, and say so in a note: to format a million frames takes a
+    minute and a gigabyte, here and again in the engine."""
+    met = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in met:
+        met.add(id(each))
+        frames = []
+        frame = each.__traceback__
+        while frame:
+            frames.append(frame)
+            frame = frame.tb_next
+        if len(frames) > MOST_FRAMES:
+            frames[MOST_FRAMES // 2 - 1].tb_next = frames[-MOST_FRAMES // 2]
+            BaseException.add_note(each, f"({len(frames) - MOST_FRAMES:,} frames of its traceback cut)")
+        each = each.__cause__ or each.__context__
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

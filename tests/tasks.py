@@ -138,6 +138,11 @@ def return_a_set() -> set[int]:
 
 
 @task(queue="file_processing")
+def return_much(characters: int) -> str:
+    return "x" * characters
+
+
+@task(queue="file_processing")
 def exit_with(code: int) -> None:
     logger.info("leaving")
     sys.exit(code)

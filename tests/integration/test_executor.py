@@ -206,6 +206,15 @@ def test_a_result_comes_back_as_it_was(job_factory, value):
     assert (job.status, job.result, job.result_error) == (FINISHED, value, "")
 
 
+def test_a_result_of_fifty_megabytes_leaves_the_job_finished_and_says_why(job_factory):
+    job = execute(job_factory(task="tests.tasks.return_much", args=[50_000_000]))
+
+    assert (job.status, job.result, job.error_type) == (FINISHED, None, "")
+    assert job.result_error.startswith(
+        "The result is 50,000,002 bytes of JSON; at most 10,000,000 are stored."
+    )
+
+
 def test_a_result_that_is_not_json_leaves_the_job_finished_and_says_why(job_factory):
     job = execute(job_factory(task="tests.tasks.return_a_set"))
 
@@ -306,6 +315,15 @@ def test_a_huge_traceback_is_cut_in_its_middle(job_factory):
     assert job.traceback.startswith("Traceback (most recent call last)")
     assert "characters cut" in job.traceback
     assert job.traceback.endswith("ValueError: at the bottom\n")
+
+
+def test_a_traceback_of_a_million_lines_is_cut_in_its_middle(job_factory):
+    job = execute(job_factory(task="tests.tasks.fail", args=["line\n" * 1_000_000 + "the last"]))
+
+    assert job.status == FAILED
+    assert len(job.traceback) < TRACEBACK_LIMIT + 100
+    assert "characters cut" in job.traceback
+    assert job.traceback.endswith("line\nthe last\n")
 
 
 def test_a_huge_message_is_cut(job_factory):

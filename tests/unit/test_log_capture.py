@@ -1,5 +1,6 @@
 import logging
 import threading
+import tracemalloc
 
 from django_jobs.reporter import LOG_LIMIT, LogCapture
 
@@ -33,6 +34,19 @@ def test_only_the_end_of_much_is_kept():
     assert head == f"… {3000 - len(lines)} earlier records cut …"
     assert "2999 xxx" in lines[-1]
     assert sum(len(line) + 1 for line in lines) <= LOG_LIMIT
+
+
+def test_a_hundred_megabytes_take_no_more_room_than_little():
+    capture = LogCapture()
+
+    tracemalloc.start()
+    for number in range(100):
+        capture.handle(record("%s %s", number, "x" * 1_000_000))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most_bytes < 10_000_000
+    assert capture.text().startswith("… 99 earlier records cut …\n")
 
 
 def test_a_record_that_cannot_be_formatted_does_no_harm(capsys):

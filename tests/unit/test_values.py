@@ -2,11 +2,12 @@ import json
 import sys
 from decimal import Decimal
 from enum import IntEnum
+from traceback import walk_tb
 
 import pytest
 from django.utils.safestring import mark_safe
 
-from django_jobs.values import clean_text, is_storable, json_error, short
+from django_jobs.values import MOST_FRAMES, clean_text, error_fields, is_storable, json_error, short
 
 
 class Level(IntEnum):
@@ -106,3 +107,30 @@ def test_short_text_ends_in_an_ellipsis_when_cut():
     assert short("abcdef", 6) == "abcdef"
     assert short("abcdefg", 6) == "abcde…"
     assert is_storable(short("\0" * 10, 5))
+
+
+def test_the_middle_of_an_endless_traceback_is_cut_before_it_is_formatted():
+    def go_down(depth):
+        if depth == 0:
+            raise ValueError("at the bottom")
+        (go_on_down if depth % 2 else go_down)(depth - 1)
+
+    def go_on_down(depth):
+        go_down(depth)
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        go_down(20_000)
+    except ValueError as cause:
+        error = LookupError("because of that")
+        error.__cause__ = cause
+    finally:
+        sys.setrecursionlimit(limit)
+    frames = len(list(walk_tb(error.__cause__.__traceback__)))
+
+    told = error_fields(error)["traceback"]
+
+    assert len(list(walk_tb(error.__cause__.__traceback__))) == MOST_FRAMES
+    assert f"ValueError: at the bottom\n({frames - MOST_FRAMES:,} frames of its traceback cut)\n" in told
+    assert told.endswith("LookupError: because of that\n")
