@@ -57,7 +57,7 @@ class QueueFacts:
     workers: Collection[str] = ()
     """The names of those who are registered as taking from it, ours and others."""
     installations: Mapping[str, int] = field(default_factory=dict)
-    """{installation id: how many of its deliveries are among the oldest and the refused ones}."""
+    """{installation id: how many of its deliveries are among the oldest, the refused and the parked ones}."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -10,7 +11,9 @@ from rq.job import Job as RQJob
 from rq.queue import Queue as RQQueue
 
 from django_jobs import embedded
-from django_jobs.engines import Delivery
+from django_jobs.engines import Delivery, get_engine
+from django_jobs.engines.rq import engine
+from django_jobs.engines.rq.parking import PARKED_KEY
 from django_jobs.models import Job, Worker
 from django_jobs.states import FAILED, FINISHED, STARTED
 from tests import tasks
@@ -73,6 +76,36 @@ def test_a_worker_outlives_foreign_bytes_and_broken_hashes_in_its_queue(start_wo
 
     job.wait(timeout=60)
     assert (job.status, worker.process.poll()) == (FINISHED, None)
+
+
+def test_deliveries_of_another_project_are_parked_and_told_and_those_for_nothing_dropped(
+    start_worker, valkey, job_factory, monkeypatch
+):
+    ended, other = job_factory(status=FINISHED), uuid4()
+    strange = [Delivery.of(ended), delivery_for(ended.pk, attempt=999_999_999), delivery_for(uuid4())]
+    get_engine("rq").push(strange)
+    foreign = delivery_for(uuid4())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "installation_id", lambda: other)
+        get_engine("rq").push([foreign])
+    job = tasks.add.enqueue(1)
+
+    worker = start_worker("file_processing")
+
+    job.wait(timeout=60)
+    assert (job.status, worker.process.poll()) == (FINISHED, None)
+    assert "two projects share a Redis database" in worker.log.read_text()
+    (parked,) = map(json.loads, valkey.lrange(PARKED_KEY, 0, -1))
+    assert parked == {"queue": "file_processing", "delivery": foreign.id, "installation": str(other)}
+    assert valkey.ttl(PARKED_KEY) > 0
+    valkey.delete("rq:failed:file_processing")  # RQ's own note, which lasts for minutes.
+    facts = get_engine("rq").examine(["file_processing"])
+    assert facts.queues["file_processing"].installations == {str(other): 1}
+    assert list(ended.attempts.all()) == list(ended.events.all()) == []
+
+
+def delivery_for(job_id, attempt=1):
+    return Delivery(job_id, attempt, 0, "file_processing", "tests.tasks.add", None)
 
 
 def test_an_rq_job_under_the_id_of_a_delivery_runs_nothing_but_a_delivery(

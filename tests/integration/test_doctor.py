@@ -25,6 +25,8 @@ from django.utils import timezone
 from django_jobs import control, embedded, registry, relay
 from django_jobs.doctor import database, examination, examine, servers
 from django_jobs.engines.base import ServerFacts
+from django_jobs.engines.rq import parking
+from django_jobs.engines.rq.connections import impatient_client, reached
 from django_jobs.environment import default_rq_queues
 from django_jobs.models import Installation, Job, Lease, Queue, Worker
 from django_jobs.models.workers import installation_id
@@ -523,6 +525,17 @@ def test_deliveries_of_another_project_are_told(job_factory):
 
     assert (level, str(other) in found, "file_processing" in found) == ("error", True, True)
     assert "RQ_KEY_PREFIX" in fix
+
+
+def test_what_workers_have_parked_for_another_project_is_told_and_junk_there_is_not(valkey):
+    installation_id()
+    with reached(impatient_client("file_processing")) as client:
+        parking.park(client, "file_processing", f"{uuid4().hex}-1-0", "of somebody else")
+    valkey.lpush(parking.PARKED_KEY, b"\xff", "1", "{}")
+
+    level, found, _ = only("foreign")
+
+    assert (level, "1 of installation of somebody else" in found) == ("error", True)
 
 
 def test_own_deliveries_and_junk_are_no_other_projects(valkey, job_factory):

@@ -22,6 +22,7 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from ..base import QueueFacts, ServerFacts, parse_delivery_id
+from . import parking
 from .connections import impatient_client, masked_url
 from .plain import unpacked
 
@@ -47,12 +48,13 @@ def _ask(client: Redis, queues: Sequence[str], epoch_key: str) -> ServerFacts:
         pipeline.info()
         pipeline.get(epoch_key)
         pipeline.exists(WORKERS_SUSPENDED)
+        pipeline.lrange(parking.PARKED_KEY, 0, parking.MOST_PARKED - 1)
         for queue in queues:
             pipeline.srandmember(WORKERS_BY_QUEUE_KEY % queue, MOST_WORKERS)
             pipeline.lrange(f"{Queue.redis_queue_namespace_prefix}{queue}", 0, MOST_DELIVERIES - 1)
             failed = FailedJobRegistry.key_template.format(queue)
             pipeline.zrevrange(failed, 0, MOST_DELIVERIES - 1)
-        info, epoch, suspended, *told = map(_reply, pipeline.execute(raise_on_error=False))
+        info, epoch, suspended, parked, *told = map(_reply, pipeline.execute(raise_on_error=False))
     registered = dict(zip(queues, map(_texts, told[::3]), strict=True))
     sample = dict(zip(queues, map(_deliveries, told[1::3], told[2::3]), strict=True))
     keys = sorted(set().union(*registered.values()))
@@ -68,12 +70,17 @@ def _ask(client: Redis, queues: Sequence[str], epoch_key: str) -> ServerFacts:
         latency = time.monotonic() - began
     alive = {key for key, exists in zip(keys, replies, strict=False) if exists}
     installation = dict(zip(sought, map(installation_of, replies[len(keys) :]), strict=True))
+    parked_on = parking.read(parked or ())
+    of_each = {
+        queue: {each: installation.get(each, "") for each in sample[queue]} | parked_on.get(queue, {})
+        for queue in queues
+    }
     facts = {
         queue: QueueFacts(
             workers=sorted(
                 key.removeprefix(Worker.redis_worker_namespace_prefix) for key in registered[queue] & alive
             ),
-            installations=Counter(filter(None, map(installation.get, sample[queue]))),
+            installations=Counter(filter(None, of_each[queue].values())),
         )
         for queue in queues
     }

@@ -1,5 +1,6 @@
 """The function that RQ's workers call for every delivery of ours."""
 
+import logging
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException, get_default_death_penalty_class
 
 from ... import executor, reports
-from ...exceptions import JobsError
+from ...exceptions import EngineUnavailable, JobsError
 from ...fences import Fence
 from ...lifesigns import LifeSigns
 from ...models import Worker
@@ -24,6 +25,10 @@ from ...models.workers import installation_id
 from ...processes import SharedMoment, kill_this_group
 from .. import get_engine
 from ..base import parse_delivery_id
+from . import parking
+from .connections import impatient_client, reached
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ def run(delivery_id: str, installation: str) -> None:
             f"RQ job {carrier.id} carries the delivery {delivery_id!r}; somebody made it up."
         )
     if asked is None or installation != str(installation_id()):
+        if carrier and asked:
+            _park(carrier.origin, delivery_id, installation)
         raise ForeignDelivery(
             f"Delivery {delivery_id!r} is of installation {installation!r}, this is {installation_id()}: "
             "two projects share a Redis database. Give each its own, or its own RQ_KEY_PREFIX."
@@ -69,6 +76,14 @@ def run(delivery_id: str, installation: str) -> None:
             time_limit=lambda seconds: _limits(seconds, mine),
             may_begin=lambda: not mine.fence.has_closed(),
         )
+
+
+def _park(queue: str, delivery_id: str, installation: str) -> None:
+    try:
+        with reached(impatient_client(queue)) as client:
+            parking.park(client, queue, delivery_id, installation)
+    except (EngineUnavailable, KeyError) as error:  # The log tells it all the same.
+        logger.info("%s is not noted as one of another installation: %s", delivery_id, error)
 
 
 @contextmanager
