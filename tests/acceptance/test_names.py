@@ -37,6 +37,18 @@ def sell_now(number):
     return number
 """
 
+OF_THE_NEXT_RELEASE = """
+from django_jobs import task
+
+@task(queue="file_processing")
+def sell(number, discount=0):
+    return [number, discount]
+
+@task(queue="file_processing")
+def give_back(number):
+    return -number
+"""
+
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch, forget_declared):
@@ -82,6 +94,47 @@ def test_a_job_whose_code_is_gone_fails_and_runs_once_it_is_back(start_worker, s
     job.requeue()
 
     assert (job.wait(timeout=60).status, job.result) == (FINISHED, ["before", 3])
+
+
+def test_while_a_deploy_lasts_workers_of_both_releases_run_what_both_enqueue(
+    start_worker, shelf, tmp_path, job_factory
+):
+    """What the old release cannot run fails there with the reason, and runs once the deploy is over."""
+    release = tmp_path / "release"
+    (release / "shelf").mkdir(parents=True)
+    (release / "shelf" / "__init__.py").touch()
+    (release / "shelf" / "tasks.py").write_text(OF_THE_NEXT_RELEASE)
+    (release / "shelf_settings.py").write_text(SETTINGS)
+    of_old = {"DJANGO_SETTINGS_MODULE": "shelf_settings", "PYTHONPATH": str(tmp_path)}
+    of_new = {**of_old, "PYTHONPATH": str(release)}
+    on_old, on_new = {"queue": "file_processing"}, {"queue": "vectorization"}
+    both = [job_factory(task="shelf.tasks.sell", args=[4], **queue) for queue in (on_old, on_new)]
+    changed = {"task": "shelf.tasks.sell", "args": [4], "kwargs": {"discount": 1}}
+    added = {"task": "shelf.tasks.give_back", "args": [4]}
+    too_new = [job_factory(**call, **on_old) for call in (changed, added)]
+    fitting = [job_factory(**call, **on_new) for call in (changed, added)]
+
+    old, new = start_worker("file_processing", **of_old), start_worker("vectorization", **of_new)
+
+    assert [(job.wait(timeout=60).status, job.result) for job in both] == [(FINISHED, 4), (FINISHED, [4, 0])]
+    assert [(job.wait(timeout=60).status, job.result) for job in fitting] == [
+        (FINISHED, [4, 1]),
+        (FINISHED, -4),
+    ]
+    assert [(job.wait(timeout=60).status, job.error_type) for job in too_new] == [
+        (FAILED, "TypeError"),
+        (FAILED, "django_jobs.exceptions.TaskNotFound"),
+    ]
+    assert (old.process.poll(), new.process.poll()) == (None, None)
+
+    old.stop()
+    start_worker("file_processing", **of_new)
+    for job in too_new:
+        job.requeue()
+    assert [(job.wait(timeout=60).status, job.result) for job in too_new] == [
+        (FINISHED, [4, 1]),
+        (FINISHED, -4),
+    ]
 
 
 def test_a_task_with_a_name_of_its_own_runs_under_it_and_under_its_path(start_worker, job_factory):
