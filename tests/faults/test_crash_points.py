@@ -8,11 +8,12 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from django_jobs import Retry, enqueue_many, relay, reports, spool
+from django_jobs.leftovers import Leftovers
 from django_jobs.models import Attempt, Job, JobEvent, Lease
 from django_jobs.models.tallies import totals
 from django_jobs.outcomes import Outcome
 from django_jobs.reconciler import Reconciler
-from django_jobs.states import FINISHED, QUEUED, SCHEDULED, STARTED
+from django_jobs.states import CANCELED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests import tasks
 from tests.conftest import fresh, lines, make_worker, remember_witnesses, wait_until
 from tests.faults.crashing import CHILD, WORKER, plan
@@ -295,6 +296,43 @@ def test_a_reconciler_killed_between_any_two_steps_has_what_is_gone_delivered_on
         )
 
     assert "COMMIT" in operations
+
+
+@pytest.fixture
+def unawaited(job_factory, valkey):
+    """A job that waits, and what a server keeps of one that was canceled while it was away."""
+
+    def make():
+        Job.objects.all().delete()
+        valkey.flushall()
+        waiting, canceled = job_factory(), job_factory()
+        relay.run_once()
+        Job.objects.filter(pk=canceled.pk).update(status=CANCELED)
+        return waiting
+
+    return make
+
+
+def tidy():
+    leftovers = Leftovers()
+    leftovers.run_once()
+    leftovers.run_once()
+
+
+def test_who_is_killed_while_it_removes_what_nobody_awaits_leaves_the_rest_to_the_next(
+    unawaited, valkey, queued_ids
+):
+    operations = []
+    for operation, waiting in killed_in_turn(tidy, given=unawaited):
+        operations.append(operation)
+
+        tidy()
+
+        delivery_id = f"{waiting.pk.hex}-1-0"
+        assert queued_ids("file_processing") == [delivery_id], operation
+        assert valkey.keys("rq:job:*") == [f"rq:job:{delivery_id}".encode()], operation
+
+    assert any("DEL" in operation for operation in operations)
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ import os
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
-from django_jobs.models import JobEvent
+from django_jobs import enqueue_many
+from django_jobs.models import Job, JobEvent
 from django_jobs.states import FINISHED, QUEUED, STARTED
 from tests import tasks
 from tests.conftest import ROOT, fresh, wait_until
@@ -65,3 +66,30 @@ def test_while_another_writer_locks_the_database_claims_and_reports_wait(
     assert ends_meanwhile.steps() == goes_on.steps() == ["started", "ended"]
     assert [worker.process.poll() for worker in workers] == [None, None, None]
     assert not JobEvent.objects.exclude(kind=JobEvent.Kind.REDELIVERED).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_disk_that_is_full_is_an_error_to_who_enqueues_and_nothing_is_delivered(valkey, queued_ids, full):
+    with full(), pytest.raises(OperationalError, match="full"):
+        enqueue_many(tasks.add.call(number) for number in range(1000))
+
+    assert not Job.objects.exists()
+    assert queued_ids("file_processing") == []
+    job = tasks.add.enqueue(1)
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-0"]
+
+
+@pytest.fixture
+def full():
+    """Within its block SQLite may take no more room than it has, as on a full disk."""
+
+    @contextmanager
+    def be_full():
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA max_page_count")
+            [allowed] = cursor.fetchone()
+            cursor.execute("PRAGMA max_page_count = 1")  # SQLite makes it as many as there are.
+            yield
+            cursor.execute(f"PRAGMA max_page_count = {allowed}")
+
+    return be_full
