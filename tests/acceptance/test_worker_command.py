@@ -13,7 +13,7 @@ import redis
 from django.db import connections
 
 from django_jobs import embedded
-from django_jobs.models import Worker
+from django_jobs.models import Installation, Worker
 from django_jobs.processes import identity
 from django_jobs.states import FINISHED, QUEUED
 from tests import tasks
@@ -180,6 +180,16 @@ def test_the_worker_introduces_itself_in_one_line(start_worker, valkey_server):
     assert f"server: {valkey_server.url}" in line
     assert f"database: {database.display_name} {database.settings_dict['NAME']}" in line
     assert "finished and canceled jobs are kept 7 days, failed ones 90 days." in line
+
+
+def test_a_worker_whose_keys_begin_otherwise_than_before_says_so(start_worker):
+    Installation.objects.update_or_create(defaults={"namespace": "other"})
+
+    worker = start_worker("file_processing")
+
+    words = 'Keys in Redis began with "other", now with "rq": is RQ_KEY_PREFIX the same for all processes?'
+    wait_until(lambda: words in worker.log.read_text())
+    wait_until(lambda: Installation.objects.get().namespace == "rq")
 
 
 def test_a_password_of_the_server_is_not_told(start_worker, later_server):

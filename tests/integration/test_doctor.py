@@ -368,6 +368,15 @@ def test_what_the_server_does_when_it_is_full_is_told(own_server, policy, level,
     assert level == "ok" or "own/valkey.sock config set maxmemory-policy noeviction" in found[2]
 
 
+@pytest.mark.parametrize(("setting", "words"), [("yes", "with an"), ("no", "without an")])
+def test_whether_the_server_keeps_what_it_holds_is_told(own_server, setting, words):
+    own_server.config_set("appendonly", setting)
+
+    level, found, _ = only("server")
+
+    assert (level, f", {words} append-only file, " in found) == ("ok", True)
+
+
 def test_a_full_server_is_an_error_and_a_nearly_full_one_a_warning(own_server):
     own_server.config_set("appendonly", "no")  # Its buffers come and go.
     for number in range(200):

@@ -217,6 +217,23 @@ def test_a_delivery_gone_from_its_queue_is_made_anew_after_two_passes(settled, v
     assert queued_ids("file_processing") == [f"{job.pk.hex}-1-1"]
 
 
+def test_deliveries_that_vanish_again_and_again_are_made_anew_and_told_three_times(
+    settled, valkey, queued_ids
+):
+    job, healer = settled(), Reconciler()
+
+    for _ in range(5):
+        valkey.delete("rq:queue:file_processing")
+        healer.run_once()
+        assert healer.run_once() == 1
+        relay.run_once()
+        Job.objects.update(delivered_at=ago(seconds=30))
+
+    assert queued_ids("file_processing") == [f"{job.pk.hex}-1-5"]
+    told = list(job.events.order_by("id").values_list("message", flat=True))
+    assert ["does a worker that is not of this project" in each for each in told] == [False, False, True]
+
+
 def test_what_the_server_keeps_of_a_delivery_that_is_gone_expires(settled, valkey):
     job, healer = settled(), Reconciler()
     valkey.delete("rq:queue:file_processing")
