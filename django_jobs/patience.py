@@ -7,13 +7,16 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 CONNECT_SECONDS = 10
+LOOK_EVERY_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +28,13 @@ def patience(alias: str, seconds: float) -> Iterator[None]:
     A query that waits then raises `OperationalError`, and the next one gets a new connection. Does nothing
     for databases without a network, such as SQLite.
     """
-    is_over = threading.Event()
-    looking = threading.Thread(
-        target=_look, args=[connections[alias], seconds, is_over], name="django-jobs-patience", daemon=True
-    )
-    looking.start()
+    wait = _Wait(connections[alias], seconds, time.monotonic() + seconds)
+    _waits[id(wait)] = wait
+    _watch()
     try:
         yield
     finally:
-        is_over.set()
+        del _waits[id(wait)]
 
 
 def limit_connecting(alias: str) -> None:
@@ -44,12 +45,59 @@ def limit_connecting(alias: str) -> None:
         connection.settings_dict["OPTIONS"].setdefault("connect_timeout", CONNECT_SECONDS)
 
 
-def _look(connection: BaseDatabaseWrapper, seconds: float, is_over: threading.Event) -> None:
-    # Again and again: a connection that was just being made is not to be broken yet.
-    while not is_over.wait(seconds):
+@dataclass(slots=True)
+class _Wait:
+    connection: BaseDatabaseWrapper
+    seconds: float
+    over_at: float
+
+    def end_if_over(self) -> None:
+        if time.monotonic() < self.over_at:
+            return
+        # Again and again: a connection that was just being made is not to be broken yet.
+        self.over_at = time.monotonic() + self.seconds
         # All of it may change meanwhile, as the thread that waits may have got its answer.
         with suppress(Exception):
-            descriptor = os.dup(connection.connection.fileno())
+            descriptor = os.dup(self.connection.connection.fileno())
             with socket.socket(fileno=descriptor) as line:
                 line.shutdown(socket.SHUT_RDWR)
-            logger.warning("%s has not answered for %g s; connecting anew.", connection.alias, seconds)
+            logger.warning(
+                "%s has not answered for %g s; connecting anew.", self.connection.alias, self.seconds
+            )
+
+
+_waits: dict[int, _Wait] = {}
+_present = threading.Event()
+_watching: threading.Thread | None = None
+
+
+def _watch() -> None:
+    """Have the one thread of this process look, which waits as long as nobody does."""
+    global _watching
+    if not _present.is_set():
+        _present.set()
+    if _watching is None:
+        _watching = threading.Thread(target=_look, name="django-jobs-patience", daemon=True)
+        _watching.start()
+
+
+def _look() -> None:
+    while True:
+        _present.wait()
+        while _waits:
+            for wait in list(_waits.values()):
+                wait.end_if_over()
+            time.sleep(min([LOOK_EVERY_SECONDS, *(wait.seconds / 2 for wait in list(_waits.values()))]))
+        _present.clear()
+        if _waits:  # One that began in between.
+            _present.set()
+
+
+def _forget() -> None:
+    """Threads do not survive a fork."""
+    global _present, _watching
+    _present, _watching = threading.Event(), None
+    _waits.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
