@@ -107,12 +107,36 @@ class Reconciler:
             for queues in engine.servers().values():
                 try:
                     for queue in queues:
-                        absent |= {gone.id: (engine, gone) for gone in _absent(engine, queue)}
+                        missing = self._missing(engine, queue)
+                        absent |= {gone.id: (engine, gone) for gone in missing}
                 except EngineUnavailable as error:
                     logger.info("Deliveries on %s not checked: %s", ", ".join(queues), error)
         confirmed = [absent[delivery_id] for delivery_id in self._suspects & absent.keys()]
         self._suspects = set(absent) - {delivery.id for _, delivery in confirmed}
         return sum(_redeliver(engine, delivery) for engine, delivery in confirmed)
+
+    def _missing(self, engine: BaseEngine, queue: str) -> Iterable[Delivery]:
+        """The longest delivered that do not stand foremost in their queue, where they should; and of those
+        that did not before either, the ones that do not stand anywhere in it."""
+        settled = (
+            Job.objects.queued()
+            .ours()
+            .on_queue(queue)
+            .filter(engine=engine.name, delivered_at__lt=Now() - SETTLED)
+        )
+        deliveries = [Delivery.of(job) for job in settled.order_by("id")[:BATCH]]
+        if not deliveries:
+            return []
+        try:
+            foremost = engine.foremost(queue, 2 * BATCH)
+            away = [delivery for delivery in deliveries if delivery.id not in foremost]
+            again = [delivery for delivery in away if delivery.id in self._suspects]
+            present = set(again) - set(engine.absent(queue, again)) if again else set()
+        except EngineUnavailable as error:
+            engine.epoch(queue)  # Raises if it is not this queue alone, which somebody made unusable.
+            logger.warning("Deliveries on %s not checked: %s", queue, error)
+            return []
+        return [delivery for delivery in away if delivery not in present]
 
 
 def _evidence(job: Job, worker: Worker | None) -> str:
@@ -137,17 +161,6 @@ def _forget_workers() -> None:
     """Delete the rows of workers long silent, but of those that are said to hold a job."""
     held = Job.objects.started().filter(worker=OuterRef("pk"))
     Worker.objects.filter(~Exists(held), leased_until__lt=Now() - FORGET_WORKERS_AFTER).delete()
-
-
-def _absent(engine: BaseEngine, queue: str) -> Iterable[Delivery]:
-    settled = (
-        Job.objects.queued()
-        .ours()
-        .on_queue(queue)
-        .filter(engine=engine.name, delivered_at__lt=Now() - SETTLED)
-    )
-    deliveries = [Delivery.of(job) for job in settled.order_by("id")[:BATCH]]
-    return engine.absent(queue, deliveries) if deliveries else []
 
 
 def _redeliver(engine: BaseEngine, delivery: Delivery) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models import Subquery
 from django.db.models.functions import Now
 
@@ -81,9 +81,8 @@ def run_once() -> int:
                 if server in _unreached:
                     logger.warning("Deliveries to %s go on.", ", ".join(queues))
                 _unreached.discard(server)
-    return max(
-        queued, pushed
-    )  # What is due on a queue that takes nothing must not hold up what is due later.
+    # What is due on a queue that takes nothing must not hold up what is due later.
+    return max(queued, pushed)
 
 
 def queue_due_jobs() -> int:
@@ -92,8 +91,13 @@ def queue_due_jobs() -> int:
     It waits for no transaction that holds some of them; a later pass sees to those.
     """
     with transaction.atomic(using=router.db_for_write(Job)):
-        due = Job.objects.due().select_for_update(skip_locked=True)[:BATCH].values("pk")
-        return Job.objects.scheduled().filter(pk__in=Subquery(due)).update(status=QUEUED, queued_at=Now())
+        due: Iterable[UUID] = (
+            Job.objects.due().select_for_update(skip_locked=True)[:BATCH].values_list("pk", flat=True)
+        )
+        if connections[router.db_for_write(Job)].features.has_select_for_update_skip_locked:
+            # Locked first: in one statement PostgreSQL may ask for them again for each row, and get others.
+            due = list(due)
+        return Job.objects.scheduled().filter(pk__in=due).update(status=QUEUED, queued_at=Now())
 
 
 @contextmanager
@@ -173,12 +177,18 @@ def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:
     paused = set(Queue.objects.filter(name__in=queues, paused=True).values_list("name", flat=True))
     for queue in queues:
         if queue not in paused:
-            jobs = Job.objects.filter(engine=engine.name)
-            rows = jobs.next_undelivered(queue, epoch, BATCH, *Delivery.COLUMNS)
-            deliveries = [Delivery(*row) for row in rows]
-            if deliveries:
-                pushed += _mark(deliveries, engine.push(deliveries))
+            try:
+                pushed += _push_next(engine, queue, epoch)
+            except EngineUnavailable as error:
+                engine.epoch(queue)  # Raises if it is not this queue alone, which somebody made unusable.
+                logger.warning("Nothing can be delivered to %s: %s", queue, error)
     return pushed
+
+
+def _push_next(engine: BaseEngine, queue: str, epoch: str) -> int:
+    jobs = Job.objects.filter(engine=engine.name)
+    deliveries = [Delivery(*row) for row in jobs.next_undelivered(queue, epoch, BATCH, *Delivery.COLUMNS)]
+    return _mark(deliveries, engine.push(deliveries)) if deliveries else 0
 
 
 def _mark(deliveries: Iterable[Delivery], epoch: str) -> int:

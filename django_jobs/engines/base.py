@@ -179,8 +179,13 @@ class BaseEngine(ABC):
         """
 
     @abstractmethod
+    def foremost(self, queue: str, most: int) -> Collection[str]:
+        """The ids of the deliveries that stand foremost in this queue."""
+
+    @abstractmethod
     def absent(self, queue: str, deliveries: Sequence[Delivery]) -> Collection[Delivery]:
-        """Those of the deliveries that wait in this queue no longer."""
+        """Those of the deliveries that wait in this queue no longer. It is looked through for them: ask
+        for few, or seldom."""
 
     @abstractmethod
     def withdraw(self, delivery: Delivery) -> None:

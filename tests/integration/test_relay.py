@@ -313,3 +313,13 @@ def test_a_row_that_somebody_holds_locked_holds_up_no_other(job_factory, queued_
 
     assert fresh(locked_due).status == QUEUED
     assert sorted(queued_ids("file_processing")) == sorted(ids(locked_due, due, locked_waiting, waiting))
+
+
+def test_a_queue_that_is_no_list_holds_up_no_other(job_factory, valkey, queued_ids):
+    valkey.set("rq:queue:file_processing", "made by somebody")
+    stuck, free = job_factory(), job_factory(queue="vectorization")
+
+    relay.run_once()
+
+    assert queued_ids("vectorization") == [f"{free.pk.hex}-1-0"]
+    assert (fresh(stuck).delivered_at, bool(fresh(free).delivered_at)) == (None, True)

@@ -28,6 +28,10 @@ TRAMPOLINE = "django_jobs.engines.rq.trampoline.run"
 EPOCH_KEY = f"{RQ_KEY_PREFIX}:django_jobs:epoch"
 PUSHED_AT_ONCE = 100
 """How many deliveries one call of the script pushes, while which the server does nothing else."""
+SOUGHT_ONE_BY_ONE = 20
+"""How many deliveries the server itself looks for in a queue, which holds it up for as long as that is."""
+LOOKED_THROUGH_AT_ONCE = 10_000
+"""How many places of a queue are read at a time where more are sought."""
 KEPT_AFTER_RUN_SECONDS = 600
 """How long a delivery's hash outlives its run, and a repeated push of it does nothing."""
 
@@ -95,17 +99,28 @@ class RQEngine(BaseEngine):
             epoch, *_ = pipeline.execute()
         return _text(epoch)
 
+    def foremost(self, queue: str, most: int) -> Collection[str]:
+        with reached(impatient_client(queue)) as client:
+            return set(map(_text, client.lrange(RQQueue(queue, connection=client).key, 0, most - 1)))
+
     def absent(self, queue: str, deliveries: Sequence[Delivery]) -> Collection[Delivery]:
+        sought = {delivery.id: delivery for delivery in deliveries}
         with reached(impatient_client(queue)) as client:
             key = RQQueue(queue, connection=client).key
-            # The oldest deliveries stand at the head; only what is not there costs a search.
-            head = {_text(item) for item in client.lrange(key, 0, 2 * len(deliveries))}
-            sought = [delivery for delivery in deliveries if delivery.id not in head]
-            with client.pipeline(transaction=False) as pipeline:
-                for delivery in sought:
-                    pipeline.lpos(key, delivery.id)
-                places = pipeline.execute()
-        return [delivery for delivery, place in zip(sought, places, strict=True) if place is None]
+            if len(sought) > SOUGHT_ONE_BY_ONE:
+                # From its end, as what workers take from its head moves all that is behind.
+                for end in range(-1, -client.llen(key) - 1, -LOOKED_THROUGH_AT_ONCE):
+                    for item in client.lrange(key, end - LOOKED_THROUGH_AT_ONCE + 1, end):
+                        sought.pop(_text(item), None)
+            if len(sought) <= SOUGHT_ONE_BY_ONE:
+                with client.pipeline(transaction=False) as pipeline:
+                    for delivery_id in sought:
+                        pipeline.lpos(key, delivery_id)
+                    places = pipeline.execute()
+                there = [each for each, place in zip(sought, places, strict=True) if place is not None]
+                for delivery_id in there:
+                    del sought[delivery_id]
+        return list(sought.values())
 
     def withdraw(self, delivery: Delivery) -> None:
         with (
