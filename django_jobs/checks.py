@@ -12,6 +12,7 @@ from django.db import connections, router
 from .conf import settings
 from .engines import all_engines
 from .environment import DefaultQueues
+from .values import did_you_mean
 
 # A problem that can also show itself later has one wording, which stands where it would be raised.
 ERRORS = {
@@ -25,6 +26,7 @@ ERRORS = {
     "W001": "RQ_QUEUES declares no queue.",
     "W002": 'DJANGO_JOBS["QUEUES"] is ignored: the project declares RQ_QUEUES.',
     "W003": "The jobs' database is SQLite and begins transactions without the lock that writing takes.",
+    "W004": 'DJANGO_JOBS["QUEUE_LIMITS"] names the queue "{name}", which does not exist.',
 }
 
 
@@ -73,11 +75,16 @@ def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register()
 def check_queues(**kwargs: Any) -> Iterable[CheckMessage]:
-    queues, given = getattr(django_settings, "RQ_QUEUES", None), settings.given()
+    queues, given = getattr(django_settings, "RQ_QUEUES", None) or {}, settings.given()
     if not queues:
         yield _message("W001", 'Add one: RQ_QUEUES = {"default": {"URL": "redis://localhost:6379/0"}}.')
     if isinstance(given, dict) and "QUEUES" in given and not isinstance(queues, DefaultQueues):
         yield _message("W002", "Name the queues in one of the two, and remove the other.")
+    limited = given.get("QUEUE_LIMITS") if isinstance(given, dict) else None
+    for name in limited if queues and isinstance(limited, dict) else ():
+        if name not in queues:
+            hint = f"Name one that exists: {did_you_mean(str(name), queues)}"
+            yield _message("W004", hint, name=name)
     for engine in all_engines():
         for problem in engine.configuration_errors():
             hint = 'Give what django-rq takes, such as {"URL": "redis://host:6379/0"}.'

@@ -19,6 +19,7 @@ _SECONDS_OF_A_DAY = 86_400
 _LONGEST_RETENTION_DAYS = 36_500
 _LARGEST_JSON_BYTES = 250_000_000  # PostgreSQL's jsonb ends at 256 MB.
 _LONGEST_QUEUE_NAME = 100
+LIMITS = {"cpu_seconds": (0.1, 31_536_000), "memory_mb": (10, 1_048_576)}  # lowest and highest
 _QUEUE_OPTIONS = (
     "DEFAULT_TIMEOUT",
     "DEFAULT_RESULT_TTL",
@@ -94,6 +95,20 @@ def _are_queues(value: object) -> bool:
     )
 
 
+def is_limit(name: str, value: object) -> bool:
+    """Whether a task or a queue may have this limit."""
+    return name in LIMITS and _is_number(value, *LIMITS[name])
+
+
+def _are_limits(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(queue, str)
+        and isinstance(limits, dict)
+        and all(is_limit(name, limit) for name, limit in limits.items())
+        for queue, limits in value.items()
+    )
+
+
 _A_SIZE = f"a whole number of bytes from 1 to {_LARGEST_JSON_BYTES}"
 _A_RETENTION = f"a number of days above 0 and at most {_LONGEST_RETENTION_DAYS}, or None for ever"
 
@@ -130,6 +145,18 @@ class Settings:
 
     A shorter lease notices a lost worker sooner. One that is alive but paused, or cut off from the database
     and from Redis, for as long ends what it runs, since others may count it as lost then. Not so on SQLite.
+    """
+
+    QUEUE_LIMITS = Setting[Mapping[str, Mapping[str, float]]](
+        {},
+        "a dict of names of queues, each with a dict of limits: "
+        + ", ".join(f'"{name}", a number from {low} to {high}' for name, (low, high) in LIMITS.items()),
+        _are_limits,
+    )
+    """How much CPU time and memory one job of some queues may take: {queue: {"cpu_seconds": 60, "memory_mb":
+    500}}. Defaults to {}, no limits.
+
+    A job over its limit fails. What `@task(cpu_seconds=…, memory_mb=…)` says wins over its queue's.
     """
 
     MAX_ARGUMENTS_BYTES = Setting[int](1_000_000, _A_SIZE, _is_size)

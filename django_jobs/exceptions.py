@@ -48,6 +48,18 @@ class JobFailed(JobsError):
     """Raised by `TaskResult.raise_for_error` for a job that failed or was canceled."""
 
 
+class CpuLimitExceeded(JobsError):
+    """Raised in a job that has used more CPU time than its task or its queue allows."""
+
+
+class MemoryLimitExceeded(JobsError):
+    """Raised for a job that wanted more memory than its task or its queue allows; its cause tells where."""
+
+
+class JobCanceled(JobsError):
+    """Raised where a coroutine is waited for, once it has ended because its job was canceled."""
+
+
 class ResultExpired(JobsError):
     """Raised when a result is asked for after the time that `keep_result_for` gave it."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.utils import timezone
 
+from .conf import LIMITS
 from .retries import LONGEST_SECONDS, Retry, in_seconds
 from .values import did_you_mean, is_storable, json_error
 
@@ -104,7 +105,12 @@ _KINDS: list[tuple[str, Any, str]] = [
 
 def check_option_names(names: Mapping[str, Any]) -> None:
     """Raise `TypeError` for an option that does not exist."""
-    known = [each.name for each in fields(Options)]
+    known = [*(each.name for each in fields(Options)), *LIMITS]
     for name in names:
+        if name in LIMITS:
+            raise TypeError(
+                f"{name} is a limit of the task, not of a call: give it to @task, or to the queue with "
+                'DJANGO_JOBS["QUEUE_LIMITS"].'
+            )
         if name not in known:
             raise TypeError(f'Unknown option "{name}"; {did_you_mean(name, known)}')

@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from asgiref.sync import sync_to_async
 
-from . import registry
+from . import registry, rlimits
 from .enqueueing import Call, enqueue_calls
 from .models import Job
 from .options import Options, check_option_names
@@ -62,20 +62,39 @@ class Task(Generic[P, R]):
 @overload
 def task(function: Callable[P, R]) -> Task[P, R]: ...
 @overload
-def task(*, name: str | None = None, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-def task(function: Callable[..., Any] | None = None, *, name: str | None = None, **options: Any) -> Any:
+def task(
+    *,
+    name: str | None = None,
+    cpu_seconds: float | None = None,
+    memory_mb: float | None = None,
+    **options: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    cpu_seconds: float | None = None,
+    memory_mb: float | None = None,
+    **options: Any,
+) -> Any:
     """Make a function a task: `@task` or `@task(queue="mail", retry=Retry(max=3), timeout=600)`.
 
     The function may be `async def`. The options are defaults; `using()` overrides them for one call. Rows
     know a task by its `name`, by default the function's path; a function that is to move keeps its jobs with
-    a name of its own. Raises `TypeError` for what no worker could import (lambdas, local functions) and for
-    options that do not exist.
+    a name of its own. A job that uses more CPU time than `cpu_seconds`, or allocates more than `memory_mb`,
+    fails; None means what `QUEUE_LIMITS` says. Raises `TypeError` for what no worker could import (lambdas,
+    local functions) and for options that do not exist.
     """
     check_option_names(options)
-    defaults = Options(**options)
-    if function is None:
-        return lambda decorated: _declare(decorated, name, defaults)
-    return _declare(function, name, defaults)
+    defaults, limits = Options(**options), rlimits.checked(cpu_seconds=cpu_seconds, memory_mb=memory_mb)
+
+    def declare(decorated: Callable[..., Any]) -> Task[..., Any]:
+        declared = Task(decorated, registry.declare(decorated, name), defaults)
+        rlimits.declare(declared.name, decorated, limits)
+        _tasks[declared.name] = declared
+        return declared
+
+    return declare if function is None else declare(function)
 
 
 def enqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> Job:
@@ -125,12 +144,6 @@ async def aenqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: 
 async def aenqueue_many(calls: Iterable[Call]) -> list[Job]:
     """`enqueue_many` for async code."""
     return await sync_to_async(enqueue_many)(calls)
-
-
-def _declare(function: Callable[P, R], name: str | None, options: Options) -> Task[P, R]:
-    declared = Task(function, registry.declare(function, name), options)
-    _tasks[declared.name] = declared
-    return declared
 
 
 def task_of(function: Callable[..., Any] | str) -> Task[..., Any]:

@@ -59,6 +59,12 @@ EXPLANATIONS = [
         "or split the job.",
     ),
     Explanation(
+        "CpuLimitExceeded|MemoryLimitExceeded",
+        "",
+        "It took more than its task or its queue allows.",
+        "Raise the limit that its message names, or have it do less at a time.",
+    ),
+    Explanation(
         "TaskNotFound",
         "",
         "The worker has no function of this name: moved, renamed, or not deployed there.",

@@ -825,6 +825,7 @@ def test_of_very_many_failures_the_newest_are_read(db):
         ("WorkerLost", "Worker w1: its process was ended by signal 9 (Killed).", "memory runs out", "dmesg"),
         ("WorkerLost", "Worker w1 last answered at 10:02:11.", "nobody knows how far", "idempotent=True"),
         ("rq.timeouts.JobTimeoutException", "…", "longer than its time limit", "timeout=SECONDS"),
+        ("django_jobs.exceptions.CpuLimitExceeded", "…", "more than its task or", "Raise the limit"),
         ("django_jobs.exceptions.TaskNotFound", "…", "no function of this name", "@task(name=…)"),
         ("django_jobs.exceptions.TaskNotAllowed", "…", "is no @task", "ALLOWED_TASKS"),
         ("django.db.utils.OperationalError", "database is locked", "SQLite", '"timeout": 30'),

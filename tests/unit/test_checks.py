@@ -103,6 +103,19 @@ def test_a_project_that_names_its_queues_once_is_not_warned(settings):
     assert told(checks.check_queues) == []
 
 
+def test_a_limit_of_a_queue_that_does_not_exist_is_told(settings):
+    settings.RQ_QUEUES = {"kg_extraction": {"URL": "redis://localhost"}}
+    settings.DJANGO_JOBS = {"QUEUE_LIMITS": {"kg_extractoin": {"memory_mb": 500}, "kg_extraction": {}}}
+
+    assert told(checks.check_queues) == [
+        (
+            "W004",
+            'DJANGO_JOBS["QUEUE_LIMITS"] names the queue "kg_extractoin", which does not exist.',
+            'Name one that exists: did you mean "kg_extraction"?',
+        )
+    ]
+
+
 def test_a_queue_whose_url_is_none_is_told(settings):
     settings.RQ_QUEUES = {"good": {"URL": "redis://localhost"}, "bad": {"URL": "htp://nowhere"}}
 

@@ -70,6 +70,29 @@ def test_an_unknown_option_is_refused_with_the_one_that_was_meant(way):
         way(timeuot=1)
 
 
+@pytest.mark.parametrize(
+    ("limits", "error", "problem"),
+    [
+        ({"cpu_seconds": "60"}, TypeError, "cpu_seconds='60' is of type str; give a number"),
+        ({"cpu_seconds": timedelta(seconds=60)}, TypeError, "cpu_seconds=.* is of type timedelta"),
+        ({"cpu_seconds": True}, TypeError, "cpu_seconds=True is of type bool"),
+        ({"cpu_seconds": 0}, ValueError, "cpu_seconds=0: from 0.1 to 31,536,000, or None for its queue's"),
+        ({"cpu_seconds": float("nan")}, ValueError, "cpu_seconds=nan: from 0.1 to"),
+        ({"memory_mb": 9}, ValueError, "memory_mb=9: from 10 to 1,048,576"),
+        ({"memory_mb": -1}, ValueError, "memory_mb=-1: from 10 to 1,048,576"),
+        ({"memory": 500}, TypeError, 'Unknown option "memory"; did you mean "memory_mb"'),
+    ],
+)
+def test_a_limit_that_cannot_be_meant_is_refused(limits, error, problem):
+    with pytest.raises(error, match=problem):
+        task(**limits)
+
+
+def test_a_limit_is_none_of_a_call():
+    with pytest.raises(TypeError, match=r'memory_mb is a limit of the task, not of a call: .*"QUEUE_LIMITS"'):
+        tasks.add.using(memory_mb=500)
+
+
 def test_an_unknown_option_like_no_other_is_refused_with_all_there_are():
     with pytest.raises(TypeError, match='Unknown option "x"; known are: queue, engine, retry, timeout,'):
         tasks.add.using(x=1)
