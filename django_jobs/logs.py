@@ -37,6 +37,11 @@ def telling(job: Any) -> Iterator[None]:
         _current.reset(token)
 
 
+def is_told() -> bool:
+    """Whether what is logged here is about a job because of its context, not because that runs alone."""
+    return _current.get() is not None
+
+
 def install() -> None:
     """Have all records of this process tell their job, whatever logger made them and whatever handler
     formats them."""

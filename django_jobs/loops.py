@@ -11,12 +11,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 
@@ -32,14 +32,56 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
-def run(coroutine: Coroutine[Any, Any, R]) -> R:
+class Interruption:
+    """Ends one `run()` where no signal can, as in a thread that is not the main one: another thread strikes,
+    or a time is over.
+
+    The coroutine is canceled, and when it has ended, the error is raised in the waiting thread. A query, or
+    what else that thread does for the coroutine, is not interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._limit: tuple[float, Callable[[], BaseException]] | None = None
+        self._wake: Callable[[], None] = _nothing
+
+    def strike(self, error: BaseException) -> None:
+        """Have this error raised, also if nothing waits yet. The first one counts."""
+        self._error = self._error or error
+        self._wake()
+
+    @contextmanager
+    def striking_after(self, seconds: float, error: Callable[[], BaseException]) -> Iterator[Self]:
+        """Have an error raised if this block waits for longer than so many seconds."""
+        self._limit = time.monotonic() + seconds, error
+        try:
+            yield self
+        finally:
+            self._limit = None
+
+    def seconds_left(self) -> float:
+        """Until it strikes by itself."""
+        return max(0, self._limit[0] - time.monotonic()) if self._limit else threading.TIMEOUT_MAX
+
+    def waking(self, wake: Callable[[], None]) -> None:
+        """Have this called at a strike."""
+        self._wake = wake
+
+    def raise_what_is_due(self) -> None:
+        if self._limit and time.monotonic() >= self._limit[0]:
+            self._error = self._error or self._limit[1]()
+        if self._error:
+            raise self._error
+
+
+def run(coroutine: Coroutine[Any, Any, R], *, interruption: Interruption | None = None) -> R:
     """Run the coroutine with the caller's context variables; return its result or raise what it raised.
 
-    An exception that strikes the waiting thread, such as a time limit's, cancels the coroutine and is raised
-    once that has ended, after `GRACE_SECONDS` at the latest. One that strikes during a query is raised by the
-    query. A coroutine that computes without awaiting, or goes on when canceled, cannot be stopped: it is
-    left behind, and the next one gets a new loop. Tasks that a coroutine has started and not awaited go on,
-    without the ORM, until the process ends.
+    An exception that strikes the waiting thread, such as a time limit's, by a signal or by the
+    `interruption`, cancels the coroutine and is raised once that has ended, after `GRACE_SECONDS` at the
+    latest. A signal's that strikes during a query is raised by the query. A coroutine that computes without
+    awaiting, or goes on when canceled, cannot be stopped: it is left behind, and the next one gets a new
+    loop. Tasks that a coroutine has started and not awaited go on, without the ORM, until the process ends.
     """
     try:
         asyncio.get_running_loop()
@@ -50,25 +92,45 @@ def run(coroutine: Coroutine[Any, Any, R]) -> R:
         raise RuntimeError(
             f"{_name(coroutine)}() cannot be run by loops.run() where an event loop runs already; await it."
         )
-    return _Run(coroutine, _running_loop()).result()
+    interruption = interruption or Interruption()
+    try:
+        interruption.raise_what_is_due()
+    except BaseException:
+        coroutine.close()
+        raise
+    return _Run(coroutine, _running_loop(), interruption).result()
+
+
+def left_behind() -> int:
+    """How many coroutines of this process could not be stopped and have not ended yet.
+
+    One that computes holds up what else is on its loop, and takes time of the jobs that follow.
+    """
+    with _lock:
+        _left_behind[:] = [run for run in _left_behind if not run.has_ended()]
+        return len(_left_behind)
 
 
 class _Run(Executor, Generic[R]):
     """One coroutine on the loop, and the thread that waits for it and does its thread-sensitive work."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop, interruption: Interruption
+    ) -> None:
         self._coroutine = coroutine
         self._loop = loop
+        self._interruption = interruption
         self._thread_id = threading.get_ident()
         # A signal may raise anywhere in this thread. This queue is written in C and is never left locked.
         self._work: SimpleQueue[Callable[[], None] | asyncio.Task[R]] = SimpleQueue()
         self._task: asyncio.Task[R] | None = None
         self._over = False
+        interruption.waking(partial(self._work.put, _nothing))
 
     def result(self) -> R:
         try:
             self._loop.call_soon_threadsafe(self._start)  # It takes the context variables along.
-            task = self._work_until_done()
+            task = self._work_until_done(interruption=self._interruption)
         except BaseException:
             self._stop()
             raise
@@ -96,10 +158,18 @@ class _Run(Executor, Generic[R]):
         self._work.put(partial(_do, future, partial(fn, *args, **kwargs)))
         return cast("Future[Any]", future)
 
-    def _work_until_done(self, patience_seconds: float = threading.TIMEOUT_MAX) -> asyncio.Task[R]:
+    def has_ended(self) -> bool:
+        return self._task is not None and self._task.done()
+
+    def _work_until_done(
+        self, patience_seconds: float = threading.TIMEOUT_MAX, interruption: Interruption | None = None
+    ) -> asyncio.Task[R]:
         """Do what is submitted until the coroutine ended; return its task; `Empty` when out of patience."""
         deadline = time.monotonic() + patience_seconds
         while (remaining := deadline - time.monotonic()) > 0:
+            if interruption:
+                interruption.raise_what_is_due()
+                remaining = min(remaining, interruption.seconds_left())
             try:
                 item = self._work.get(timeout=min(remaining, LISTEN_EVERY_SECONDS))
             except Empty:
@@ -115,7 +185,7 @@ class _Run(Executor, Generic[R]):
             task = self._work_until_done(GRACE_SECONDS)
         except BaseException as reason:
             logger.error("%s() could not be stopped; it is left behind.", _name(self._coroutine))
-            _abandon(self._loop)
+            _abandon(self)
             SyncToAsync.threadlocal.main_event_loop = None  # Else async_to_sync() goes on using it here.
             if not isinstance(reason, Empty):  # Interrupted again.
                 raise
@@ -125,6 +195,7 @@ class _Run(Executor, Generic[R]):
 
     def _start(self) -> asyncio.Task[R]:
         self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._coroutine.close())  # If canceled before its first step.
         self._task.add_done_callback(self._work.put)
         return self._task
 
@@ -167,6 +238,7 @@ def _name(coroutine: Coroutine[Any, Any, Any]) -> str:
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_left_behind: list[_Run[Any]] = []
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
@@ -186,18 +258,19 @@ def _keep_running(loop: asyncio.AbstractEventLoop) -> None:
             loop.run_forever()
 
 
-def _abandon(loop: asyncio.AbstractEventLoop) -> None:
+def _abandon(run: _Run[Any]) -> None:
     global _loop
     with _lock:
-        if _loop is loop:
+        _left_behind.append(run)
+        if _loop is run._loop:
             _loop = None
 
 
 def _forget_loop() -> None:
     # Threads do not survive a fork, locks do as they were. The loop must not be closed here: it shares its
     # selector with the parent's.
-    global _lock, _loop
-    _lock, _loop = threading.Lock(), None
+    global _lock, _loop, _left_behind
+    _lock, _loop, _left_behind = threading.Lock(), None, []
 
 
 os.register_at_fork(after_in_child=_forget_loop)

@@ -5,15 +5,17 @@ inside a transaction and never rolled back with it; the newest state wins, at mo
 """
 
 import logging
+import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 from django.db import connections
 
+from . import logs
 from .models import Job
 from .stages import Stages, check_percent
 from .states import STARTED
@@ -119,11 +121,20 @@ def progress_callback(percent: float, step: str | None = None) -> None:
     progress.update(percent, message=step)
 
 
-class Reporter:
-    """Gathers what one attempt tells; `fields()` is its state for the row, written meanwhile if `live`."""
+Tell = Callable[[Job, dict[str, Any]], None]
+"""Brings the progress of a running job to its row, at once or soon."""
 
-    def __init__(self, job: Job, *, live: bool = True) -> None:
-        self._held = Job.objects.filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id, status=STARTED)
+
+def write(job: Job, fields: dict[str, Any]) -> None:
+    """Write the progress of a started job, if it is still the attempt that was claimed."""
+    Job.objects.filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id, status=STARTED).update(**fields)
+
+
+class Reporter:
+    """Gathers what one attempt tells; `fields()` is its state for the row, told meanwhile if `live`."""
+
+    def __init__(self, job: Job, *, live: bool = True, tell: Tell = write) -> None:
+        self._job, self._tell = job, tell
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._closing = threading.Event()
@@ -134,13 +145,14 @@ class Reporter:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Direct `progress` and the process's log records here. One job at a time runs in a process."""
+        """Direct `progress` and the log records of this job here: those made in its context and, as long as
+        this process runs no other job, those of threads that know of no context."""
         token = _current.set(self)
-        logging.getLogger().addHandler(self.log)
+        _distributor.add(self)
         try:
             yield
         finally:
-            logging.getLogger().removeHandler(self.log)
+            _distributor.remove(self)
             _current.reset(token)
             self._close()
 
@@ -163,8 +175,13 @@ class Reporter:
             return
         self._changed.set()
         if self._live and self._thread is None:
-            self._thread = threading.Thread(target=self._write_loop, name="django-jobs-progress", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._write_loop, name="django-jobs-progress", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError):  # The job has left no memory for one.
+                logger.warning("Progress cannot be written before the end of the job.", exc_info=True)
+            else:
+                self._thread = thread
 
     def _close(self) -> None:
         self._closing.set()
@@ -187,11 +204,49 @@ class Reporter:
 
     def _write(self) -> None:
         try:
-            self._held.update(**self.fields())
+            self._tell(self._job, self.fields())
         except Exception:
             logger.warning("Progress could not be written; trying again.", exc_info=True)
             self._changed.set()
             connections.close_all()
+
+
+class _Distributor(logging.Handler):
+    """Gives each log record of this process to the job that it is about.
+
+    One handler for all jobs: while one handler is removed from a logger, records miss another.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reporters: list[Reporter] = []
+        self._changing = threading.Lock()
+
+    def add(self, reporter: Reporter) -> None:
+        with self._changing:
+            self._reporters = [*self._reporters, reporter]
+            logging.getLogger().addHandler(self)
+
+    def remove(self, reporter: Reporter) -> None:
+        with self._changing:
+            self._reporters = [each for each in self._reporters if each is not reporter]
+            if not self._reporters:
+                logging.getLogger().removeHandler(self)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        reporters, reporter = self._reporters, _current.get()
+        if reporter is None and len(reporters) == 1 and not logs.is_told():
+            reporter = reporters[0]
+        if reporter:
+            reporter.log.handle(record)
+        return True
+
+    def renew_lock(self) -> None:
+        self._changing = threading.Lock()
+
+
+_distributor = _Distributor()
+os.register_at_fork(after_in_child=_distributor.renew_lock)
 
 
 class LogCapture(logging.Handler):

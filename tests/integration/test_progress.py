@@ -41,6 +41,20 @@ def told(job):
     return row.progress, row.stage, row.progress_message
 
 
+def test_a_job_that_has_left_no_memory_for_a_thread_tells_its_progress_in_the_end(job_factory, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    started = claim(job_factory(task="tests.tasks.announce", args=["reading", "writing"]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        outcome, _ = executor.run(started, no_time_limit)
+
+    assert outcome.kind == FINISHED
+    assert outcome.progress["stages"]["reading"] == {"status": "completed", "progress": 100}
+
+
 def test_stages_are_seen_while_the_job_runs_and_its_progress_is_their_mean(job_factory, tmp_path):
     job = job_factory(task="tests.tasks.tell", args=[str(tmp_path / "go")])
 

@@ -1,8 +1,12 @@
 import logging
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
-from django_jobs.reporter import LOG_LIMIT, LogCapture
+from django_jobs import logs
+from django_jobs.models import Job
+from django_jobs.reporter import LOG_LIMIT, LogCapture, Reporter
 
 
 def record(message, *args, level=logging.INFO):
@@ -75,3 +79,74 @@ def test_the_text_can_be_read_while_others_log():
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def told_of_two(*, log_of_the_second, log_without_context=lambda: None):
+    """What two jobs that run at the same time in one process tell, after the first has logged "first"."""
+    first, second = Reporter(Job(), live=False), Reporter(Job(), live=False)
+    with ThreadPoolExecutor(1) as other_thread:
+
+        def second_runs():
+            with second.recording():
+                log_of_the_second()
+                begun.set()
+                ended.wait(60)
+
+        begun, ended = threading.Event(), threading.Event()
+        with first.recording():
+            running = other_thread.submit(second_runs)
+            assert begun.wait(60)
+            warn("first")
+            log_without_context()
+            ended.set()
+            running.result(60)
+    assert not [each for each in logging.getLogger().handlers if type(each).__name__ == "_Distributor"]
+    return [message_of(reporter) for reporter in (first, second)]
+
+
+def warn(message):
+    logging.getLogger("app").warning(message)
+
+
+def message_of(reporter):
+    return reporter.log.text().rpartition("app: ")[2]
+
+
+def in_a_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def test_each_of_two_jobs_in_a_process_tells_its_own_records():
+    assert told_of_two(log_of_the_second=lambda: warn("second")) == ["first", "second"]
+
+
+def test_records_of_a_thread_without_context_are_told_of_none_of_two():
+    told = told_of_two(
+        log_of_the_second=lambda: None, log_without_context=lambda: in_a_thread(lambda: warn("whose"))
+    )
+
+    assert told == ["first", ""]
+
+
+def test_records_of_a_thread_without_context_are_told_of_the_only_job():
+    reporter = Reporter(Job(), live=False)
+
+    with reporter.recording():
+        in_a_thread(lambda: warn("its own"))
+
+    assert message_of(reporter) == "its own"
+
+
+def test_records_about_another_job_are_not_told_of_the_only_one_that_runs():
+    reporter = Reporter(Job(), live=False)
+
+    def tell_of_another():
+        with logs.telling(SimpleNamespace(pk=1, task="a", queue="b", attempt=1)):
+            warn("of another")
+
+    with reporter.recording():
+        in_a_thread(tell_of_another)
+
+    assert reporter.log.text() == ""

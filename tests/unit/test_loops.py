@@ -104,6 +104,11 @@ async def double(number):
     return number * 2
 
 
+def in_a_thread(function):
+    """Call it in a thread that is not the main one; what it returned or raised, once it did."""
+    return ThreadPoolExecutor(1).submit(function)
+
+
 # Result, thread and context
 
 
@@ -552,3 +557,142 @@ begun.wait()
 """)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Interruptions where no signal comes
+
+
+def test_a_thread_is_interrupted_by_another_one_when_the_coroutine_has_ended():
+    interruption, waits, ended = loops.Interruption(), threading.Event(), []
+
+    async def work():
+        try:
+            waits.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(await sync_to_async(threading.get_ident)())
+
+    thread = in_a_thread(lambda: loops.run(work(), interruption=interruption))
+    assert waits.wait(60)
+    interruption.strike(Limit("first"))
+    interruption.strike(Limit("second"))
+
+    with pytest.raises(Limit, match="first"):
+        thread.result(60)
+    assert len(ended) == 1
+
+
+def test_a_thread_is_interrupted_when_its_time_is_over_also_while_there_is_work_all_the_time():
+    interruption = loops.Interruption()
+
+    async def work():
+        while True:
+            await sync_to_async(time.sleep)(0.001)
+
+    def wait():
+        with interruption.striking_after(0.05, lambda: Limit("over")):
+            loops.run(work(), interruption=interruption)
+
+    with pytest.raises(Limit, match="over"):
+        in_a_thread(wait).result(60)
+
+
+def test_a_time_that_is_not_over_does_not_strike_afterwards():
+    interruption = loops.Interruption()
+    with interruption.striking_after(0.05, Limit):
+        assert loops.run(double(1), interruption=interruption) == 2
+
+    assert loops.run(asyncio.sleep(0.1, "slept"), interruption=interruption) == "slept"
+
+
+def test_a_strike_that_comes_first_has_nothing_begin():
+    interruption, begun = loops.Interruption(), []
+    interruption.strike(Limit())
+
+    async def work():
+        begun.append(True)
+
+    with pytest.raises(Limit):
+        loops.run(work(), interruption=interruption)
+    assert not begun
+
+
+def test_a_coroutine_that_was_interrupted_before_its_first_step_is_closed():
+    interruption, loop_is_busy, release = loops.Interruption(), threading.Event(), threading.Event()
+
+    async def keep_the_loop_busy():
+        loop_is_busy.set()
+        release.wait(60)
+
+    coroutine = double(1)
+    busy = in_a_thread(lambda: loops.run(keep_the_loop_busy()))
+    assert loop_is_busy.wait(60)
+    waiting = in_a_thread(lambda: loops.run(coroutine, interruption=interruption))
+    wait_until(lambda: interruption._wake is not loops._nothing)
+    interruption.strike(Limit())
+    release.set()
+    busy.result(60)
+
+    with pytest.raises(Limit):
+        waiting.result(60)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+
+
+def test_what_the_thread_does_for_the_coroutine_is_not_interrupted_but_what_follows():
+    interruption, steps = loops.Interruption(), []
+
+    def step(name):
+        interruption.strike(Limit())
+        time.sleep(0.05)
+        steps.append(name)
+
+    async def work():
+        await sync_to_async(step)("first")
+        await asyncio.sleep(60)
+        steps.append("never")
+
+    with pytest.raises(Limit):
+        in_a_thread(lambda: loops.run(work(), interruption=interruption)).result(60)
+    assert steps == ["first"]
+
+
+def test_one_of_many_threads_is_interrupted_and_the_others_go_on():
+    interruptions = [loops.Interruption() for _ in range(5)]
+    go = threading.Event()
+
+    async def work(number):
+        while not go.is_set():
+            await asyncio.sleep(0.005)
+        return number
+
+    threads = [
+        in_a_thread(lambda number=number: loops.run(work(number), interruption=interruptions[number]))
+        for number in range(5)
+    ]
+    interruptions[2].strike(Limit())
+
+    with pytest.raises(Limit):
+        threads[2].result(60)
+    go.set()
+    assert [thread.result(60) for thread in threads if thread is not threads[2]] == [0, 1, 3, 4]
+
+
+def test_what_is_left_behind_is_counted_until_it_ends(short_grace, monkeypatch):
+    monkeypatch.setattr(loops, "_left_behind", [])
+    interruption, release, computes = loops.Interruption(), threading.Event(), threading.Event()
+
+    async def block_the_loop():
+        computes.set()
+        release.wait(60)
+
+    thread = in_a_thread(lambda: loops.run(block_the_loop(), interruption=interruption))
+    assert computes.wait(60)
+    interruption.strike(Limit())
+
+    with pytest.raises(Limit):
+        thread.result(60)
+    assert loops.left_behind() == 1
+    assert loops.run(double(1)) == 2
+    release.set()
+    wait_until(lambda: loops.left_behind() == 0)
