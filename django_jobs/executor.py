@@ -7,8 +7,9 @@ nothing.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from inspect import iscoroutine
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,13 +24,15 @@ from django.db import (
 )
 from django.db.models import Q
 
-from . import logs, loops, registry, sql
+from . import logs, loops, registry, rlimits, sql
 from .elsewhere import Elsewhere
+from .exceptions import JobCanceled
 from .models import Attempt, Job, Queue, Worker
 from .models.jobs import NEXT_DELIVERY
 from .outcomes import Outcome, give_back
 from .patience import patience
-from .reporter import Reporter
+from .processes import SharedMoment
+from .reporter import Reporter, Tell, write
 from .reports import report
 from .retries import Retry
 from .signals import job_started
@@ -38,8 +41,9 @@ from .values import error_fields, result_error
 
 CLAIM_PATIENCE_SECONDS = 10
 
-TimeLimit = Callable[[int | None], AbstractContextManager[Any]]
-"""Called with a job's limit in seconds, None for none; surrounds the function alone."""
+TimeLimit = Callable[[int | None], AbstractContextManager[loops.Interruption | None]]
+"""Called with a job's limit in seconds, None for none; surrounds the function alone. What it gives can
+interrupt a coroutine where no signal can."""
 
 logger = logging.getLogger(__name__)
 
@@ -159,12 +163,21 @@ def is_surely_held(job_id: UUID, claim_id: UUID) -> bool:
         return False
 
 
-def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome, BaseException | None]:
+def run(
+    job: Job,
+    time_limit: TimeLimit,
+    *,
+    here: bool = False,
+    tell: Tell = write,
+    cpu_deadline: SharedMoment | None = None,
+) -> tuple[Outcome, BaseException | None]:
     """Call the job's function; its outcome, and the exception if it raised one.
 
-    `here`: in a process that is no worker, whose connections are in use by others than the job.
+    `here`: in a process that is no worker, whose connections and memory are in use by others than the job.
+    `tell` brings its progress to the row while it runs. `cpu_deadline` tells other processes when the
+    function is over its limit of CPU time, see `rlimits`.
     """
-    reporter = Reporter(job, live=not here)
+    reporter = Reporter(job, live=not here, tell=tell)
     in_transaction = _aliases_in_transaction()
     token = _current_job.set(job)
     raised: BaseException | None = None
@@ -173,10 +186,14 @@ def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome
     with logs.telling(job), reporter.recording():
         try:
             function = registry.load(job.task)
-            with time_limit(job.timeout_seconds):
+            limits = rlimits.Limits()
+            if not here:
+                limits = rlimits.limits_of(job.task, function, job.queue, cpu_deadline)
+            # A time limit that strikes while they end does not keep them.
+            with closing(limits), time_limit(job.timeout_seconds) as interruption, limits:
                 result = function(*job.args, **job.kwargs)
                 if iscoroutine(result):  # Not asked of the function, whose decorators may hide it.
-                    result = loops.run(result)
+                    result = loops.run(result, interruption=interruption)
         except BaseException as error:  # noqa: BLE001 - Even SystemExit ends the attempt, not the worker.
             raised = error
         finally:
@@ -193,6 +210,8 @@ def run(job: Job, time_limit: TimeLimit, *, here: bool = False) -> tuple[Outcome
         "progress": reporter.fields(),
         "ran_seconds": time.monotonic() - began,
     }
+    if isinstance(raised, JobCanceled):
+        return replace(Outcome.canceled(), **told), raised
     if isinstance(raised, Retry):
         return Outcome.retried(raised, **error_fields(_reason(raised)), **told), None
     if raised is not None:

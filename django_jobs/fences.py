@@ -7,7 +7,7 @@ own must have ended by then.
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .conf import settings
@@ -30,8 +30,8 @@ class Fence:
     One that nobody has put off yet is open.
     """
 
-    def __init__(self) -> None:
-        self._closes = SharedMoment(boot_clock)
+    def __init__(self, closes: SharedMoment | None = None) -> None:
+        self._closes = closes or SharedMoment(boot_clock)
         self._guards = SharedMoment(boot_clock)  # Since when a function runs behind it.
 
     def put_off(self, sent_at: float) -> None:
@@ -71,14 +71,28 @@ class Fence:
             self._guards.clear()
             left.set()
 
+    def watch(self, runs: Callable[[], bool]) -> None:
+        """Look for ever, in a thread of a process that runs one function after another, and kill the process
+        and its group when the fence has closed while one `runs`, and stays so."""
+        never = threading.Event()
+        while True:
+            time.sleep(LOOK_EVERY_SECONDS)
+            if self.has_closed() and runs():
+                self._end_unless_opened(never, runs)
+
+    def wait_until_open(self) -> None:
+        """What is about to begin waits: its worker may find that nobody has taken it meanwhile."""
+        while self.has_closed():
+            time.sleep(0.02)
+
     def _look(self, left: threading.Event) -> None:
         while not left.wait(LOOK_EVERY_SECONDS):
             if self.has_closed():
                 self._end_unless_opened(left)
 
-    def _end_unless_opened(self, left: threading.Event) -> None:
+    def _end_unless_opened(self, left: threading.Event, runs: Callable[[], bool] = lambda: True) -> None:
         deadline = time.monotonic() + grace_seconds()
-        while self.has_closed():
+        while self.has_closed() and runs():
             if time.monotonic() > deadline:
                 self._end()
             if left.wait(0.02):

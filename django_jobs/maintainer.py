@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 
-from django.db import Error, connections, router
+from django.db import Error, connections, reset_queries, router
 from django.db.models import Q
 from django.db.models.functions import Now
 from uuid6 import uuid7
@@ -110,6 +110,7 @@ class Chore:
         if time.monotonic() < self.due_at:
             return
         pause = self.every_seconds
+        reset_queries()  # With DEBUG, Django keeps every statement.
         try:
             with patience(router.db_for_write(Lease), self.longest_seconds):
                 self.do()

@@ -23,6 +23,9 @@ from .values import short
 MOST_LOSSES = 3
 """How often an idempotent job without attempts left is run again after it lost its worker."""
 
+WENT_WELL = frozenset({Attempt.Outcome.FINISHED, Attempt.Outcome.RETRIED, Attempt.Outcome.ELSEWHERE})
+"""The outcomes of attempts that a worker counts as finished."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,8 +78,7 @@ def record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
     Returns as what it counts. Changes no state when the attempt was superseded meanwhile.
     See `reports.report`, which waits for a database that is away.
     """
-    if outcome.retry and job.attempt > outcome.retry.max:
-        outcome = replace(outcome, kind=Attempt.Outcome.FAILED)  # It asked once more than it may.
+    outcome = as_counted(job, outcome)
     with transaction.atomic(using=router.db_for_write(Job)):
         update = _next_state(job, outcome) | outcome.told
         if status := _end_attempt(job, update, if_canceled=outcome.told):
@@ -87,6 +89,25 @@ def record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
         elif not (_is_recorded(job) or _replace_interrupted(job, outcome, update, worker_name)):
             _note_late_report(job, outcome, worker_name)
     return outcome
+
+
+def as_counted(job: Job, outcome: Outcome) -> Outcome:
+    """As what it counts: a task that asks for one attempt more than it may has failed."""
+    if outcome.retry and job.attempt > outcome.retry.max:
+        return replace(outcome, kind=Attempt.Outcome.FAILED)
+    return outcome
+
+
+def after_failure(job: Job, outcome: Outcome) -> tuple[Status, float]:
+    """What comes after a failed attempt, or one whose task asked for another: the status, and if that awaits
+    an attempt, in how many seconds."""
+    if outcome.retry and job.attempt <= outcome.retry.max:
+        seconds = outcome.retry.seconds_after(job.attempt)
+    elif job.attempt < job.max_attempts and not outcome.retry:
+        seconds = interval_seconds(job.retry_intervals, job.attempt, job.retry_jitter)
+    else:
+        return FAILED, 0
+    return (SCHEDULED if seconds > 0 else QUEUED), seconds
 
 
 def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | None:
@@ -109,6 +130,13 @@ def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | Non
                     tally({(current.queue, update["status"]): 1})
                     return Status(update["status"])
     return None
+
+
+def fail_untold(job: Job, why: str) -> bool:
+    """End a held attempt as failed of which nothing else can be recorded; False if it is not held."""
+    failed = {"status": FAILED, "finished_at": Now(), **_error("NotRecorded", short(why, 2000), "")}
+    with transaction.atomic(using=router.db_for_write(Job)):
+        return _end_attempt(job, failed, if_canceled={}) is not None
 
 
 def lose(job: Job, evidence: str) -> bool:
@@ -172,13 +200,8 @@ def _next_state(job: Job, outcome: Outcome, *, final: bool = False) -> dict[str,
         return {"status": STARTED, "elsewhere_until": until, "worker": None}
     if outcome.kind == Attempt.Outcome.CANCELED:
         return {"status": CANCELED, "finished_at": Now()}
-    if final:
-        return {"status": FAILED, "finished_at": Now()}
-    if outcome.retry and job.attempt <= outcome.retry.max:
-        return _next_attempt(job, outcome.retry.seconds_after(job.attempt))
-    if job.attempt < job.max_attempts and not outcome.retry:
-        return _next_attempt(job, interval_seconds(job.retry_intervals, job.attempt, job.retry_jitter))
-    return {"status": FAILED, "finished_at": Now()}
+    status, seconds = (FAILED, 0) if final else after_failure(job, outcome)
+    return {"status": FAILED, "finished_at": Now()} if status == FAILED else _next_attempt(job, seconds)
 
 
 def _result(job: Job, outcome: Outcome) -> dict[str, Any]:
@@ -260,12 +283,9 @@ def _store_attempt(job: Job, outcome: Outcome, worker_name: str) -> None:
 
 
 def _count_for_worker(job: Job, outcome: Outcome) -> None:
-    ended = "finished_count" if outcome.kind in _WENT_WELL else "failed_count"
+    ended = "finished_count" if outcome.kind in WENT_WELL else "failed_count"
     counts = {ended: F(ended) + 1, "busy_seconds": F("busy_seconds") + outcome.ran_seconds}
     Worker.objects.filter(pk=job.worker_id).update(**counts)
-
-
-_WENT_WELL = {Attempt.Outcome.FINISHED, Attempt.Outcome.RETRIED, Attempt.Outcome.ELSEWHERE}
 
 
 def _next_attempt(job: Job, seconds: float) -> dict[str, Any]:

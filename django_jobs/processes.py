@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -27,19 +28,25 @@ def boot_clock() -> float:
 
 
 class SharedMoment:
-    """A moment of a clock that is one for all processes, seen by this process and those it forks."""
+    """A moment of a clock that is one for all processes, seen by this process and those it forks.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    In `memory`, which may be shared with other processes too, it takes `SIZE` bytes from `offset`.
+    """
+
+    SIZE = 8
+
+    def __init__(self, clock: Callable[[], float], memory: mmap | None = None, offset: int = 0) -> None:
         self._clock = clock
-        self._memory = mmap(-1, _MOMENT.size)
+        self._memory = mmap(-1, self.SIZE) if memory is None else memory
+        self._offset = offset
 
     def get(self) -> float:
         """The moment, 0 while none is set."""
-        moment: float = _MOMENT.unpack_from(self._memory)[0]
+        moment: float = _MOMENT.unpack_from(self._memory, self._offset)[0]
         return moment
 
     def set(self, moment: float) -> None:
-        _MOMENT.pack_into(self._memory, 0, moment)
+        _MOMENT.pack_into(self._memory, self._offset, moment)
 
     def set_in(self, seconds: float) -> None:
         self.set(self._clock() + seconds)
@@ -54,6 +61,14 @@ class SharedMoment:
 
 
 _MOMENT = Struct("d")
+
+
+def memory_file() -> int:
+    """The descriptor of a new file that other processes can be handed and that has no name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("django-jobs")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -113,6 +128,15 @@ class KeptProcess:
                     self._run(parent_pid)
                 finally:
                     os._exit(0)
+
+
+def how_it_ended(status: int, memory_kb: int) -> str:
+    """What a process's status tells, with the most memory that it used: reads on from "Worker w1:"."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        memory = f", having used up to {memory_kb // 1024} MB of memory" if memory_kb else ""
+        return f"its process was ended by signal {number} ({signal.strsignal(number)}){memory}"
+    return f"its process ended with exit code {os.waitstatus_to_exitcode(status)}"
 
 
 def kill_this_group() -> None:

@@ -130,6 +130,14 @@ def load(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def is_async(name: str) -> bool:
+    """True if the function of this name is an `async def`; it is imported if it was not yet."""
+    try:
+        return inspect.iscoroutinefunction(load(name))
+    except Exception:  # noqa: BLE001 - Whatever its module does: who runs it will tell.
+        return False
+
+
 def _import(name: str) -> Any:
     """What is found under this path; None if a task of this name is declared elsewhere."""
     module, _, attribute = name.rpartition(".")

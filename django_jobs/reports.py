@@ -4,11 +4,12 @@ A report that is not written within a second waits in memory and in a file. The 
 ends; then the next `rqworker` of this user and project on this machine delivers the file.
 """
 
+import json
 import logging
 import threading
 import time
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -24,13 +25,14 @@ from django.db import (
     transaction,
 )
 
-from . import spool
+from . import spool, sql
 from .models import Attempt, Job
 from .models.workers import installation_id
-from .outcomes import Outcome, record
+from .outcomes import Outcome, after_failure, as_counted, fail_untold, record
 from .patience import patience
 from .retries import Retry
 from .signals import job_finished
+from .states import FINISHED
 from .values import short
 
 RETRY_EVERY_SECONDS = 1
@@ -53,7 +55,7 @@ def report(job: Job, outcome: Outcome, *, worker_name: str) -> None:
                 break
             except (DatabaseError, InterfaceError) as error:
                 keeping.keep()
-                if _is_refusal(error):  # Even without its values.
+                if is_refusal(error):  # Even without its values.
                     raise
                 logger.warning("The report of job %s could not be written; trying again: %s", job.pk, error)
                 connections.close_all()
@@ -66,11 +68,11 @@ def deliver_kept() -> int:
     """Record what processes that have ended left in files; how many. Raises the database's error when that is
     away. Waits for no transaction that holds a job's row; a later call sees to it."""
     delivered = 0
-    for path, document in spool.kept():
+    for path, told in spool.kept():
         try:
-            if document["installation"] != str(installation_id()):
+            if told["installation"] != str(installation_id()):
                 continue  # Of another database, which this project used then.
-            is_delivered = _deliver(document)
+            is_delivered = deliver(told)
         except (OperationalError, InterfaceError):
             raise
         except Exception as error:  # noqa: BLE001 - Whatever it holds, it must not keep the others waiting.
@@ -82,17 +84,35 @@ def deliver_kept() -> int:
     return delivered
 
 
-def _deliver(document: dict[str, Any]) -> bool:
-    job, outcome, worker_name = _read(document)
+def keep(told: dict[str, Any]) -> Path | None:
+    """Keep this report, a `document`, in a file; None if that is not possible."""
+    return spool.keep(f"{told['claim']}.{told['job']}", {"installation": str(installation_id()), **told})
+
+
+def deliver(told: dict[str, Any], *, is_late: bool = True) -> bool:
+    """Record this report, a `document`; False if another transaction holds the job's row.
+
+    `is_late`: its process has ended, and nobody there tells that the attempt has.
+    """
+    job, outcome, worker_name = _read(told)
     if job is None:
         return True
     with transaction.atomic(using=router.db_for_write(Job)):
         if Job.objects.select_for_update(skip_locked=True).filter(pk=job.pk).first() is None:
             return False
         recorded = _record(job, outcome, worker_name)
-    logger.warning("The report of job %s, which its worker could not write, is recorded.", job.pk)
-    job_finished.send_robust(Job, job=job, outcome=recorded.kind)
+    if is_late:
+        logger.warning("The report of job %s, which its worker could not write, is recorded.", job.pk)
+        job_finished.send_robust(Job, job=job, outcome=recorded.kind)
     return True
+
+
+def give_up(told: dict[str, Any], error: Exception) -> None:
+    """Have the job fail whose report, a `document`, the database takes in no form: it must not run again for
+    that, nor hold up others."""
+    logger.error("The report of job %s cannot be recorded: %r", told["job"], error)
+    if job := _read(told)[0]:
+        fail_untold(job, f"The database refuses its report: {error!r}")
 
 
 class _Keeping:
@@ -117,8 +137,7 @@ class _Keeping:
         with self._lock:
             # Only a process that has run no delivery does not know its installation.
             if self._is_needed and not self._path and installation_id.cache_info().currsize:
-                document = _document(*self._told)
-                self._path = spool.keep(document["claim"], document)
+                self._path = keep(document(*self._told))
 
     def drop(self) -> None:
         with self._lock:
@@ -133,14 +152,15 @@ def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
         try:
             return record(job, outcome, worker_name)
         except DatabaseError as error:
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 raise
             logger.error("The database refuses what job %s tells: %s", job.pk, error)
             outcome = _without_values(outcome, f"The database refused it: {short(str(error), 1000)}")
             return record(job, outcome, worker_name)
 
 
-def _is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
+    """True if the database takes the report in no other way than without its values."""
     # Class 54 of PostgreSQL's errors: beyond a limit of its own, such as the size of a value.
     sqlstate = str(getattr(error.__cause__, "sqlstate", ""))
     return isinstance(error, DataError | IntegrityError) or sqlstate.startswith("54")
@@ -153,29 +173,87 @@ def _without_values(outcome: Outcome, why: str) -> Outcome:
     return replace(outcome, error=error, log="", progress=None, result=None, result_error=result_error)
 
 
-def _document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
-    retry = outcome.retry and {"max": outcome.retry.max, "interval": outcome.retry.seconds_after(job.attempt)}
+def document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
+    """All of a report in JSON's types: what is sent to the process that records it, or kept in a file.
+
+    `status` is what comes next for the job, empty for what cannot be recorded together with other reports.
+    """
+    alias = router.db_for_write(Job)
+    outcome = as_counted(job, outcome)
+    status, seconds = _what_comes_next(job, outcome)
+    progress = outcome.progress or {}
     return {
-        "installation": str(installation_id()),
-        "job": str(job.pk),
+        "job": str(sql.database_uuid(job.pk, alias)),
         "attempt": job.attempt,
-        "claim": str(job.claim_id),
+        "claim": str(sql.database_uuid(job.claim_id, alias)),  # type: ignore[arg-type] # A claimed job has one.
+        "queue": job.queue,
         "worker": str(job.worker_id) if job.worker_id else None,
         "worker_name": worker_name,
-        "started_at": job.started_at.isoformat(),  # type: ignore[union-attr] # A claimed job has started.
-        "outcome": {**asdict(replace(outcome, retry=None)), "retry": retry},
+        "started_at": str(connections[alias].ops.adapt_datetimefield_value(job.started_at)),
+        "status": status if outcome.progress else "",
+        "wait_seconds": seconds,
+        "keep_seconds": job.keep_result_seconds,
+        "outcome": outcome.kind,
+        **outcome.error,
+        "log": outcome.log,
+        **progress,
+        **{name: json.dumps(progress[name]) for name in ("stages", "stage_names") if progress},
+        "result": None if outcome.result is None else json.dumps(outcome.result),
+        "result_error": outcome.result_error,
+        "retry": outcome.retry
+        and {"max": outcome.retry.max, "interval": outcome.retry.seconds_after(job.attempt)},
+        "elsewhere_seconds": outcome.elsewhere_seconds,
+        "ran_seconds": outcome.ran_seconds,
     }
 
 
-def _read(document: dict[str, Any]) -> tuple[Job | None, Outcome, str]:
+def progress_document(job: Job, fields: dict[str, Any]) -> dict[str, Any]:
+    """The progress of an attempt that goes on, in JSON's types."""
+    alias = router.db_for_write(Job)
+    return {
+        "job": str(sql.database_uuid(job.pk, alias)),
+        "attempt": job.attempt,
+        "claim": str(sql.database_uuid(job.claim_id, alias)),  # type: ignore[arg-type] # A claimed job has one.
+        **fields,
+        "stages": json.dumps(fields["stages"]),
+        "stage_names": json.dumps(fields["stage_names"]),
+    }
+
+
+def _what_comes_next(job: Job, outcome: Outcome) -> tuple[str, float]:
+    if outcome.kind == Attempt.Outcome.FINISHED:
+        return FINISHED, 0
+    if outcome.kind in (Attempt.Outcome.FAILED, Attempt.Outcome.RETRIED):
+        return after_failure(job, outcome)
+    return "", 0
+
+
+def _read(told: dict[str, Any]) -> tuple[Job | None, Outcome, str]:
     """The job as it was claimed then, None if it is deleted; how its attempt ended; its worker's name."""
-    told = dict(document["outcome"])
-    retry = told.pop("retry")
-    outcome = Outcome(**{**told, "kind": Attempt.Outcome(told["kind"]), "retry": retry and Retry(**retry)})
-    job = Job.objects.filter(pk=UUID(document["job"])).first()
+    progress = None
+    if "progress" in told:
+        progress = {name: told[name] for name in ("progress", "progress_message", "stage")}
+        progress |= {name: json.loads(told[name]) for name in ("stages", "stage_names")}
+    outcome = Outcome(
+        kind=Attempt.Outcome(told["outcome"]),
+        error={name: told[name] for name in ("error_type", "error_message", "traceback")},
+        log=told["log"],
+        progress=progress,
+        result=None if told["result"] is None else json.loads(told["result"]),
+        result_error=told["result_error"],
+        retry=told["retry"] and Retry(**told["retry"]),
+        elsewhere_seconds=told["elsewhere_seconds"],
+        ran_seconds=told["ran_seconds"],
+    )
+    job = Job.objects.filter(pk=UUID(told["job"])).first()
     if job:
-        job.attempt, job.claim_id = int(document["attempt"]), UUID(document["claim"])
-        job.worker_id = document["worker"] and UUID(document["worker"])
-        job.started_at = datetime.fromisoformat(document["started_at"])
+        job.attempt, job.claim_id = int(told["attempt"]), UUID(told["claim"])
+        job.worker_id = told["worker"] and UUID(told["worker"])
+        job.started_at = _moment(told["started_at"])
         job.elsewhere_until = None
-    return job, outcome, str(document["worker_name"])
+    return job, outcome, str(told["worker_name"])
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,20 +1,26 @@
-"""Files in which reports wait for a database that is away, so that they are not lost with their process.
+"""Files in which reports wait for a database that is away, so that they are not lost with their process; and
+one for each worker that tells which jobs it has begun.
 
-One JSON file for each, in a folder that only its user may write to; read by any process of that user.
+In a folder that only its user may write to; read by any process of that user.
 """
 
 import json
 import logging
 import os
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from .conf import settings
 from .environment import embedded_directory
 from .processes import identity
+
+_RUNNING = ".running"
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +35,7 @@ def keep(name: str, document: Mapping[str, Any]) -> Path | None:
     place = folder()
     path = place / f"{name}.{os.getpid()}-{identity(os.getpid())}.json"
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_private(place)
-        (place / ".gitignore").write_text("*\n")
+        _make(place)
         unfinished = path.with_suffix(".part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with os.fdopen(os.open(unfinished, flags, 0o600), "w") as file:
@@ -80,6 +84,41 @@ def kept() -> Iterator[tuple[Path, Any]]:
             yield path, document
 
 
+def new_running_file(worker_id: UUID) -> int | None:
+    """The descriptor of a file that tells what this worker has begun; None if there can be none."""
+    place = folder()
+    path = place / f"{worker_id.hex}.{_machine()}.{os.getpid()}-{identity(os.getpid())}{_RUNNING}"
+    try:
+        _make(place)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        logger.warning("Should this worker be killed, nobody will know what it had not begun: %s", error)
+        return None
+
+
+def running_files_of_the_dead() -> Iterator[tuple[Path, UUID]]:
+    """The files of workers of this machine that have ended without removing theirs, with their ids."""
+    place = folder()
+    try:
+        _check_private(place)
+    except OSError:
+        return
+    for path in place.glob(f"*{_RUNNING}"):
+        worker, _, rest = path.stem.partition(".")
+        machine = rest.rpartition(".")[0]
+        if machine == _machine() and not _is_of_living_process(path):
+            try:
+                worker_id = UUID(worker)
+            except ValueError:
+                continue  # It is not ours.
+            yield path, worker_id
+
+
+def remove_running_file(worker_id: UUID) -> None:
+    for path in folder().glob(f"{worker_id.hex}.*{_RUNNING}"):
+        drop(path)
+
+
 def count() -> int:
     """How many reports of processes that have ended wait.
 
@@ -114,6 +153,23 @@ def drop(path: Path) -> None:
 def _is_of_living_process(path: Path) -> bool:
     pid, _, process = path.stem.rpartition(".")[2].partition("-")
     return pid.isdecimal() and identity(int(pid)) == process
+
+
+def _make(place: Path) -> None:
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(place)
+    (place / ".gitignore").write_text("*\n")
+
+
+@cache
+def _machine() -> str:
+    """Tells where numbers of processes mean the same: this machine since it was started, and its
+    container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname().replace(".", "-")
 
 
 def _check_private(place: Path) -> None:

@@ -14,7 +14,7 @@ from .models import Job, Queue
 from .states import QUEUED, STARTED
 
 # What clock_timestamp() is to PostgreSQL: the database's clock, in the form Django stores on SQLite.
-_NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"}
+NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"}
 
 _CLAIM = """
 UPDATE {job} SET status = '{started}', worker_id = %s, claim_id = %s, started_at = {now},
@@ -26,7 +26,7 @@ WHERE id IN (
       AND NOT EXISTS (SELECT 1 FROM {queue} WHERE {queue}.name = {job}.queue AND {queue}.paused)
     ORDER BY id {lock}
 )
-RETURNING *
+RETURNING {returning}
 """
 
 _INSERT = """
@@ -94,7 +94,7 @@ def now(alias: str) -> datetime:
     """What time it is by the database's clock."""
     connection = connections[alias]
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_NOW[connection.vendor]}".replace("%%", "%"))
+        cursor.execute(f"SELECT {NOW[connection.vendor]}".replace("%%", "%"))
         (told,) = cursor.fetchone()
     moment: datetime = datetime.fromisoformat(told) if isinstance(told, str) else told
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -106,10 +106,18 @@ def claim(wanted: Sequence[tuple[UUID, int]], worker_id: UUID, claim_id: UUID) -
     A row that another transaction holds locked is passed over, as is one of a paused queue.
     """
     alias = router.db_for_write(Job)
-    statement = _fill(_CLAIM, alias, wanted)
-    ids = [_uuid(job_id, alias) for job_id, _ in wanted]
-    params = [_uuid(worker_id, alias), _uuid(claim_id, alias), *ids, *_flat(wanted, alias)]
-    return list(Job.objects.using(alias).raw(statement, params))
+    return list(Job.objects.using(alias).raw(*claiming(wanted, worker_id, claim_id, returning="*")))
+
+
+def claiming(
+    wanted: Sequence[tuple[UUID, int]], worker_id: UUID, claim_id: UUID, *, returning: str
+) -> tuple[str, list[Any]]:
+    """The statement that claims, which returns these columns, and its parameters."""
+    alias = router.db_for_write(Job)
+    statement = _fill(_CLAIM, alias, wanted, returning)
+    ids = [database_uuid(job_id, alias) for job_id, _ in wanted]
+    names = [database_uuid(each, alias) for each in (worker_id, claim_id)]
+    return statement, [*names, *ids, *_flat(wanted, alias)]
 
 
 def _documents(rows: Iterable[str]) -> Iterator[str]:
@@ -136,7 +144,7 @@ def _are_alike(name: str, values: Sequence[Any]) -> bool:
 def _insert_statement(alias: str, ignore_conflicts: bool, own: tuple[str, ...]) -> str:
     """Takes the rows' own columns as a JSON array of objects, then those that are alike as one object."""
     connection = connections[alias]
-    quote, now = connection.ops.quote_name, _NOW[connection.vendor]
+    quote, now = connection.ops.quote_name, NOW[connection.vendor]
     if connection.vendor == "postgresql":
         kinds = {name: f"{quote(name)} {kind}" for name, kind in _TOLD.items()}
         rows = (
@@ -171,7 +179,7 @@ def _as_json(alias: str) -> Callable[[Any], Any]:
 
     def tell(value: Any) -> Any:
         if isinstance(value, UUID):
-            return str(_uuid(value, alias))
+            return str(database_uuid(value, alias))
         if isinstance(value, datetime):
             return str(connections[alias].ops.adapt_datetimefield_value(value))
         raise TypeError(f"{value!r} cannot be told as JSON.")
@@ -189,7 +197,7 @@ def _literal(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else f"'{json.dumps(value)}'"
 
 
-def _fill(template: str, alias: str, wanted: Sequence[tuple[Any, ...]]) -> str:
+def _fill(template: str, alias: str, wanted: Sequence[tuple[Any, ...]], returning: str) -> str:
     connection = connections[alias]
     quote = connection.ops.quote_name
     id_cast = "%s::uuid" if connection.vendor == "postgresql" else "%s"
@@ -197,7 +205,7 @@ def _fill(template: str, alias: str, wanted: Sequence[tuple[Any, ...]]) -> str:
     return template.format(
         job=quote(Job._meta.db_table),
         queue=quote(Queue._meta.db_table),
-        now=_NOW[connection.vendor],
+        now=NOW[connection.vendor],
         lock="FOR UPDATE SKIP LOCKED" if connection.features.has_select_for_update_skip_locked else "",
         # Rows are to be found by these ids, not by an index of what is queued: a planner whose figures are
         # from a time when little was queued would read all of it. Hence also the expression for the status.
@@ -205,12 +213,14 @@ def _fill(template: str, alias: str, wanted: Sequence[tuple[Any, ...]]) -> str:
         wanted=", ".join([row] * len(wanted)),
         queued=QUEUED.value,
         started=STARTED.value,
+        returning=returning,
     )
 
 
 def _flat(rows: Sequence[tuple[Any, ...]], alias: str) -> list[Any]:
-    return [value for job_id, *numbers in rows for value in (_uuid(job_id, alias), *numbers)]
+    return [value for job_id, *numbers in rows for value in (database_uuid(job_id, alias), *numbers)]
 
 
-def _uuid(value: UUID, alias: str) -> Any:
+def database_uuid(value: UUID, alias: str) -> Any:
+    """As this database takes it."""
     return Job._meta.pk.get_db_prep_value(value, connections[alias], prepared=False)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import zlib
@@ -24,7 +25,7 @@ from django.db.models.functions import Now
 from django.test import TransactionTestCase
 from uuid6 import uuid7
 
-from django_jobs import embedded, executor, registry, relay, tasks
+from django_jobs import embedded, executor, registry, relay, rlimits, tasks
 from django_jobs.engines.rq.connections import impatient_client
 from django_jobs.engines.rq.engine import EPOCH_KEY
 from django_jobs.models import Job, Worker
@@ -33,6 +34,8 @@ from django_jobs.reports import report
 from django_jobs.states import QUEUED, STARTED
 
 ROOT = Path(__file__).resolve().parent.parent
+ISOLATION = os.environ.get("ISOLATION", "prefork")
+"""How the workers of these tests run jobs, where a test does not say."""
 
 
 def wait_until(check: Callable[[], Any], timeout_seconds: float = 120) -> Any:
@@ -77,6 +80,13 @@ class Stopwatch:
 def lines(path: Path) -> list[str]:
     """What jobs have recorded in a file of effects."""
     return path.read_text().splitlines() if path.exists() else []
+
+
+def write(path: Path, code: str) -> None:
+    """Write a module, so that even its time in whole seconds differs from that of what stood there before."""
+    before = path.stat().st_mtime if path.exists() else 0
+    path.write_text(textwrap.dedent(code))
+    os.utime(path, (before + 2, before + 2) if before else None)
 
 
 def fresh(row: Any) -> Any:
@@ -166,6 +176,7 @@ def forget_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that declare tasks of their own."""
     monkeypatch.setattr(registry, "_declared", dict(registry._declared))
     monkeypatch.setattr(tasks, "_tasks", dict(tasks._tasks))
+    monkeypatch.setattr(rlimits, "_declared", dict(rlimits._declared))
 
 
 @pytest.fixture
@@ -294,6 +305,10 @@ def start_worker(
     }
 
     def start(*arguments: str, command: str = "rqworker", **more_environment: str) -> WorkerProcess:
+        """With one process for jobs, so that they run in turn, unless the arguments say otherwise."""
+        given = {argument.partition("=")[0] for argument in arguments}
+        if command in ("rqworker", "jobs_worker") and not given & {"--processes", "--isolation"}:
+            arguments = (*arguments, "--isolation=fork" if ISOLATION == "fork" else "--processes=1")
         workers.append(WorkerProcess(command, *arguments, environment={**environment, **more_environment}))
         return workers[-1]
 
@@ -314,6 +329,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     if report.when == "call":
         item.stash[_failed] = report.failed
     return report
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A project of its own, with the app `shop`: its folder, and the environment in which it is found."""
+    folder = tmp_path / "project"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / "__init__.py").touch()
+    (folder / "shop_settings.py").write_text(
+        "from tests.worker_settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'shop']\n"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "shop_settings", "PYTHONPATH": f"{folder}:{ROOT}"}
+    return folder, environment
 
 
 @pytest.fixture

@@ -1,17 +1,23 @@
 """Tiny tasks with telling names."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
+from django.utils import translation
 from rq import Retry as PlainRetry
 
 from django_jobs import Elsewhere, Retry, current_job, progress, task
@@ -368,9 +374,91 @@ async def hold_asynchronously(path: str, release: str) -> str:
         record(path, type(error).__name__)
         raise
     finally:
-        await Queue.objects.acreate(name="cleaned up")
+        await Queue.objects.aget_or_create(name="cleaned up")
         record(path, "cleaned up")
     return "released"
+
+
+@task(queue="file_processing")
+async def sleep_asynchronously(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@task(queue="file_processing")
+async def meet(path: str, count: int) -> int:
+    """Wait in this process, whose pid is returned, until so many have come to the file `path`."""
+    record(path, "came")
+    while len(Path(path).read_text().splitlines()) < count:
+        await asyncio.sleep(0.02)
+    return os.getpid()
+
+
+@task(queue="file_processing")
+async def tell_as(name: str, times: int) -> list[str]:
+    """Log, tell the progress and ask for the job, on the loop and in threads, while others do the same."""
+
+    def tell(where: str) -> str:
+        logger.info("%s %s", name, where)
+        progress.update(100, stage=f"{name} {where}")
+        return str(current_job().pk)  # type: ignore[union-attr]
+
+    seen = set()
+    for _ in range(times):
+        seen |= {
+            tell("loop"),
+            await sync_to_async(tell)("own thread"),
+            await asyncio.to_thread(tell, "other"),
+        }
+        seen |= set(await asyncio.gather(asyncio.create_task(sync_to_async(tell)("task"))))
+        await asyncio.sleep(0.001)
+    return sorted(seen)
+
+
+@task(queue="file_processing")
+async def create_queues_in_a_transaction(name: str, fails: bool) -> list[Any]:
+    """Write in a transaction of its own, in one thread, while others do the same."""
+
+    @sync_to_async
+    def create() -> tuple[int, bool]:
+        with transaction.atomic():
+            Queue.objects.create(name=f"{name} 1")
+            time.sleep(0.02)
+            Queue.objects.create(name=f"{name} 2")
+            if fails:
+                raise ValueError(name)
+            return threading.get_ident(), connection.in_atomic_block
+
+    await Queue.objects.acreate(name=name)
+    thread, _ = await create()
+    return [thread, await Queue.objects.filter(name__startswith=name).acount()]
+
+
+@task(queue="file_processing")
+async def leave_the_language(language: str) -> str:
+    """Tell the language found, and leave another one in the thread."""
+
+    @sync_to_async
+    def leave() -> str:
+        found = translation.get_language()
+        translation.activate(language)
+        return found
+
+    return await leave()
+
+
+@task(queue="file_processing")
+def leave_the_language_in_its_thread(language: str) -> str:
+    found = translation.get_language()
+    translation.activate(language)
+    return found
+
+
+@task(queue="file_processing")
+async def go_on_when_canceled(release: str) -> None:
+    while not Path(release).exists():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.02)
 
 
 @task(queue="file_processing")
@@ -460,3 +548,113 @@ def record(path: str, line: str) -> int:
         file.flush()
         file.seek(0)
         return len(file.readlines())
+
+
+@task(queue="file_processing")
+def allocate(mb: int) -> int:
+    return len(bytearray(mb * 1024 * 1024))
+
+
+@task(queue="file_processing")
+def keep_memory(mb: int) -> int:
+    """Use more memory from now on, in this process, whose pid is returned."""
+    _kept.append(b"x" * (mb * 1024 * 1024))
+    return os.getpid()
+
+
+_kept: list[bytes] = []
+
+
+@task(queue="file_processing", memory_mb=100)
+def allocate_at_most_100_mb(mb: int) -> int:
+    progress.update(10)
+    return allocate(mb)
+
+
+@task(queue="file_processing", memory_mb=100)
+def run_out_of_memory_by_a_thread_pool(mb: int) -> int:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(allocate, mb).result()
+
+
+@task(queue="file_processing", memory_mb=100)
+async def allocate_asynchronously(mb: int) -> int:
+    await asyncio.sleep(0)
+    return allocate(mb)
+
+
+@task(queue="file_processing", memory_mb=30)
+def start_threads(count: int) -> None:
+    """Each of them wants memory for its stack."""
+    release = threading.Event()
+    threads = [threading.Thread(target=release.wait, daemon=True) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        release.set()
+
+
+@task(queue="file_processing", memory_mb=100)
+def do_with_less_memory(mb: int) -> int:
+    try:
+        return allocate(mb)
+    except MemoryError:
+        return allocate(1)
+
+
+@task(queue="file_processing")
+def compute(cpu_seconds: float) -> str:
+    until = time.process_time() + cpu_seconds
+    while time.process_time() < until:
+        pass
+    return "computed"
+
+
+@task(queue="file_processing", cpu_seconds=0.2)
+def compute_for_a_fifth_of_a_second(cpu_seconds: float) -> str:
+    return compute(cpu_seconds)
+
+
+@task(queue="file_processing", cpu_seconds=0.2)
+def sleep_on(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+@task(queue="file_processing", cpu_seconds=0.2)
+def derive_keys(path: str, iterations: int) -> None:
+    """Compute in C, where no exception strikes."""
+    while True:
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", iterations)
+        record(path, "derived")
+
+
+@task(queue="file_processing", cpu_seconds=0.2)
+def compute_in_a_thread(seconds: float) -> None:
+    """Wait for it as `Future.result` does, without looking up."""
+    ended, until = threading.Event(), time.process_time() + seconds
+
+    def compute_on() -> None:
+        while time.process_time() < until and not ended.is_set():
+            pass
+
+    thread = threading.Thread(target=compute_on, daemon=True)
+    try:
+        thread.start()
+        thread.join()
+    finally:
+        ended.set()
+
+
+@task(queue="file_processing", cpu_seconds=0.2)
+def compute_in_a_process(cpu_seconds: float) -> str:
+    code = f"import time\nwhile time.process_time() < {cpu_seconds}: pass\nprint('computed')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@task(queue="file_processing", cpu_seconds=0.2)
+async def compute_between_awaits(cpu_seconds: float) -> None:
+    until = time.process_time() + cpu_seconds
+    while time.process_time() < until:
+        await asyncio.sleep(0)

@@ -124,8 +124,8 @@ def test_a_job_ends_when_its_worker_hangs_for_longer_than_its_lease(start_worker
         wait_until(lambda: fresh(job).is_interrupted)
         assert identity(child) is None  # So the next attempt could not run beside it.
     release.touch()
-    wait_until(lambda: fresh(job).has_ended)
     worker.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: fresh(job).has_ended)
 
     if connection.vendor == "sqlite":
         assert (fresh(job).result, job.attempts.get().outcome) == ("released", "finished")

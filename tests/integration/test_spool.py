@@ -25,6 +25,8 @@ from tests.threads import holding_locks
 
 pytestmark = pytest.mark.django_db
 
+DONE = {"progress": 100, "progress_message": "done", "stage": "", "stages": {}, "stage_names": []}
+
 
 @pytest.fixture(autouse=True)
 def folder(settings, tmp_path):
@@ -37,7 +39,7 @@ def leave():
     """Keep the report of a job as a worker does whose process then ends."""
 
     def keep(job, outcome):
-        path = spool.keep(str(job.claim_id), reports._document(job, outcome, "w1"))
+        path = reports.keep(reports.document(job, outcome, "w1"))
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
         return path.rename(path.with_name(f"{job.claim_id.hex}.{ended.pid}-1.json"))
@@ -56,7 +58,7 @@ def left_in(folder):
 
 def test_a_kept_report_is_recorded_as_if_its_worker_had_written_it(job_factory, leave, folder):
     job = claim(job_factory())
-    told = {"log": "a line", "progress": {"progress": 100, "progress_message": "done"}, "ran_seconds": 1.5}
+    told = {"log": "a line", "progress": DONE, "ran_seconds": 1.5}
     leave(job, Outcome.finished(result={"pages": [1, None, "ü"]}, **told))
 
     assert deliver_kept() == 1
@@ -158,7 +160,7 @@ def test_a_kept_report_is_told_to_receivers_of_the_signal(job_factory, leave):
 
 def test_what_a_process_that_lives_keeps_is_left_to_it(job_factory, folder):
     job = claim(job_factory())
-    spool.keep(str(job.claim_id), reports._document(job, Outcome.finished(), "w1"))
+    reports.keep(reports.document(job, Outcome.finished(), "w1"))
 
     assert deliver_kept() == 0
 
@@ -261,7 +263,11 @@ def test_a_report_waits_in_a_file_until_it_is_written(job_factory, folder, monke
 
     assert (fresh(job).status, job.attempts.count(), left_in(folder)) == (FINISHED, 1, [])
     assert waited
-    assert all(name.startswith(str(job.claim_id)) for names in waited for name in names)
+    assert all(
+        name.startswith(reports.document(job, Outcome.finished(), "")["claim"])
+        for names in waited
+        for name in names
+    )
     assert [len(names) for names in waited] == [1] * len(waited)
 
 

@@ -86,6 +86,12 @@ class RobustWorker(Worker):
     def teardown(self) -> None:
         super().teardown()
 
+    def unsubscribe(self) -> None:
+        if self.pubsub_thread:
+            # Before what wakes it, or it may sleep again, and RQ waits a second for it.
+            self.pubsub_thread.stop()
+        super().unsubscribe()
+
     def run_maintenance_tasks(self) -> None:
         try:
             self._drop_junk()

@@ -67,7 +67,156 @@ end
 return pushed
 """
 
-ALL = (EPOCH, PUSH)
+_IS_DELIVERY = """
+local function is_delivery(id)
+    local hex = string.match(id, '^(%x+)%-%d+%-%d+$')
+    return hex and #hex == 32
+end
+"""
+
+TAKE = f"""
+-- KEYS[1]  RQ's mark that all workers are suspended   KEYS[2]  the worker's hash   KEYS[3]  what it runs
+-- then of each queue: its list; the list of what was taken of it; the registry of what runs
+-- ARGV: the prefix of all keys; how many deliveries to take at most; how many plain jobs; what time it is,
+-- for people and in seconds; how many seconds RQ may take these for running; a name for these executions; the
+-- worker's name; then for each queue how many to take before the others get what is left
+-- Takes what stands first, and returns of each the queue's number, from 1, and the id. Deliveries are noted
+-- as started, as RQ does it; plain jobs go to the list of what was taken. A queue whose first job finds no
+-- place is left. Nothing that somebody wrote where these notes go may end this once something is taken.
+{_IS_DELIVERY}
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    return redis.status_reply('SUSPENDED')
+end
+local prefix, room, slots = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local time, seconds, ttl, execution, worker = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local taken, started, full = {{}}, 0, nil
+local function note_start(id, registry)
+    local job, one = prefix .. ':job:' .. id, id .. ':' .. execution
+    redis.pcall('HSET', job, 'status', 'started', 'started_at', time, 'last_heartbeat', time,
+               'worker_name', worker)
+    redis.pcall('PERSIST', job)
+    local key = prefix .. ':execution:' .. one
+    redis.pcall('HSET', key, 'id', execution, 'job_id', id, 'created_at', seconds, 'last_heartbeat', seconds,
+               'worker_name', worker)
+    redis.pcall('EXPIRE', key, ttl)
+    redis.pcall('ZADD', prefix .. ':executions:' .. id, seconds + ttl + 60, execution)
+    redis.pcall('EXPIRE', prefix .. ':executions:' .. id, ttl + 60)
+    redis.pcall('ZADD', registry, seconds + ttl, one)
+    redis.pcall('SADD', KEYS[3], one)
+end
+local function take(number, most)
+    local list, between, registry = KEYS[3 * number + 1], KEYS[3 * number + 2], KEYS[3 * number + 3]
+    while most > 0 do
+        local id = redis.pcall('LINDEX', list, 0)
+        if type(id) ~= 'string' then  -- Nothing there, or no list.
+            return
+        end
+        if is_delivery(id) then
+            if room == 0 then
+                return
+            end
+            redis.call('LPOP', list)
+            note_start(id, registry)
+            room, started = room - 1, started + 1
+        else
+            if slots == 0 then
+                return
+            end
+            local moved = redis.pcall('LMOVE', list, between, 'LEFT', 'RIGHT')
+            if type(moved) ~= 'string' then
+                if #taken == 0 and moved and string.find(moved.err or '', 'OOM', 1, true) then
+                    full = moved
+                end
+                return
+            end
+            slots = slots - 1
+        end
+        taken[#taken + 1] = {{number, id}}
+        most = most - 1
+    end
+end
+local queues = (#KEYS - 3) / 3
+for number = 1, 2 * queues do
+    if number <= queues then
+        take(number, tonumber(ARGV[8 + number]))
+    else
+        take(number - queues, room + slots)
+    end
+    if full then  -- Its caller takes in another way, also what stands behind.
+        return full
+    end
+end
+if started > 0 then
+    redis.pcall('EXPIRE', KEYS[3], ttl + 60)
+    redis.pcall('HSET', KEYS[2], 'state', 'busy')
+end
+return taken
+"""
+
+FINISH = f"""
+-- KEYS[1]  the worker's hash   KEYS[2]  the set of what it runs
+-- ARGV: the prefix of all keys; what time it is, for people and in seconds; for how many seconds to keep what
+-- has run; how many of each queue to keep at most; the worker's name; its state from now on; for how many
+-- seconds it worked; then of each: its queue; its id; its execution; 'finished', 'failed', 'stopped', or ''
+-- for what has not run and leaves nothing; why it failed, packed as RQ has it
+-- Notes the ends of deliveries as RQ does.
+{_IS_DELIVERY}
+local prefix, time, seconds, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[6]
+local kept, most = tonumber(ARGV[4]), tonumber(ARGV[5])
+local types = {{finished = 1, failed = 2, stopped = 3}}
+local counts = {{finished = 0, failed = 0, stopped = 0}}
+for index = 9, #ARGV, 5 do
+    local queue, id, execution = ARGV[index], ARGV[index + 1], ARGV[index + 2]
+    local status, reason = ARGV[index + 3], ARGV[index + 4]
+    local job, one, results = prefix .. ':job:' .. id, id .. ':' .. execution, prefix .. ':results:' .. id
+    local began = redis.pcall('HGET', prefix .. ':execution:' .. one, 'created_at')
+    began = type(began) == 'string' and began or seconds
+    redis.pcall('DEL', prefix .. ':execution:' .. one, prefix .. ':executions:' .. id)
+    redis.pcall('ZREM', prefix .. ':wip:' .. queue, one)
+    redis.pcall('SREM', KEYS[2], one)
+    if status == '' then
+        redis.pcall('DEL', job)
+    elseif redis.call('EXISTS', job) == 1 then
+        redis.pcall('HSET', job, 'status', status, 'ended_at', time)
+        redis.pcall('EXPIRE', job, kept)
+        redis.pcall('XADD', results, '*', 'type', types[status], 'worker_name', worker,
+                   'execution_id', execution, 'execution_started_at', began, 'execution_ended_at', seconds,
+                   unpack(reason ~= '' and {{'exc_string', reason}} or {{}}))
+        redis.pcall('EXPIRE', results, kept)
+        local registry = prefix .. (status == 'finished' and ':finished:' or ':failed:') .. queue
+        redis.pcall('ZADD', registry, seconds + kept, id)
+        local size = redis.pcall('ZCARD', registry)
+        local excess = type(size) == 'number' and size - most or 0
+        for _, last in ipairs({{2, 299}}) do  -- Plain jobs, which stay, may stand before all deliveries.
+            if excess > 0 then
+                for _, oldest in ipairs(redis.call('ZRANGE', registry, 0, last)) do
+                    if excess > 0 and is_delivery(oldest) then
+                        redis.pcall('ZREM', registry, oldest)
+                        redis.pcall('DEL', prefix .. ':job:' .. oldest, prefix .. ':results:' .. oldest)
+                        excess = excess - 1
+                    end
+                end
+            end
+        end
+    end
+    if status ~= '' then
+        counts[status] = counts[status] + 1
+    end
+end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    if counts.finished > 0 then
+        redis.pcall('HINCRBY', KEYS[1], 'successful_job_count', counts.finished)
+    end
+    if counts.failed + counts.stopped > 0 then
+        redis.pcall('HINCRBY', KEYS[1], 'failed_job_count', counts.failed + counts.stopped)
+    end
+    redis.pcall('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[8])
+    redis.pcall('HSET', KEYS[1], 'state', ARGV[7])
+end
+return #ARGV
+"""
+
+ALL = (EPOCH, PUSH, TAKE, FINISH)
 
 
 @cache

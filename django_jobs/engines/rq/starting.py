@@ -31,7 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 def make_worker(
-    queue_names: Sequence[str], *, run_maintainer: Callable[[int], None] | None, **options: Any
+    queue_names: Sequence[str],
+    *,
+    run_maintainer: Callable[[int], None] | None,
+    worker_class: type[JobsWorker] = JobsWorker,
+    **options: Any,
 ) -> JobsWorker:
     """A worker for these queues, all declared ones if none is named.
 
@@ -50,7 +54,7 @@ def make_worker(
     if name := options.pop("name", None):
         _free_name(name, impatient_client(names[0]))
     queues = get_queues(*names, job_class=job_class, queue_class=options.pop("queue_class", None))
-    worker = JobsWorker(
+    worker = worker_class(
         queues,
         name=name or f"{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:6]}",
         connection=queues[0].connection,

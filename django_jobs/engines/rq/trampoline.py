@@ -6,10 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.db import connections
@@ -46,6 +47,12 @@ claimant: ContextVar[Claimant | None] = ContextVar("django_jobs_rq_claimant", de
 """Set by our worker class; under a plain `rq worker` the trampoline makes its own."""
 
 
+FOREIGN = (
+    "Delivery %s is of installation %s, this is %s: two projects share a Redis database. "
+    "Give each its own, or its own RQ_KEY_PREFIX."
+)
+
+
 class ForeignDelivery(JobsError):
     """Raised when a delivery is not one of this installation."""
 
@@ -62,10 +69,7 @@ def run(delivery_id: str, installation: str) -> None:
     if asked is None or installation != str(installation_id()):
         if carrier and asked:
             _park(carrier.origin, delivery_id, installation)
-        raise ForeignDelivery(
-            f"Delivery {delivery_id!r} is of installation {installation!r}, this is {installation_id()}: "
-            "two projects share a Redis database. Give each its own, or its own RQ_KEY_PREFIX."
-        )
+        raise ForeignDelivery(FOREIGN % (delivery_id, installation, installation_id()))
     job_id, attempt = asked
     with _claimant(job_id, carrier.origin if carrier else "") as mine:
         executor.execute(
@@ -115,15 +119,26 @@ def _disarm_rq_timeout() -> None:
         signal.alarm(0)
 
 
+def time_limit(seconds: int | None) -> AbstractContextManager[Any]:
+    """Raise RQ's exception in this block when it takes longer."""
+    if seconds is None:
+        return nullcontext()
+    penalty: AbstractContextManager[Any] = get_default_death_penalty_class()(seconds, JobTimeoutException)
+    return penalty
+
+
+def time_limit_error(seconds: int) -> BaseException:
+    """What RQ raises where a job has taken so long."""
+    return JobTimeoutException(f"Task exceeded maximum timeout value ({seconds} seconds)")
+
+
 @contextmanager
 def _limits(seconds: int | None, mine: Claimant) -> Iterator[None]:
     with mine.fence.guarding():
-        if seconds is None:
-            yield
-            return
-        mine.deadline.set_in(seconds)
+        if seconds is not None:
+            mine.deadline.set_in(seconds)
         try:
-            with get_default_death_penalty_class()(seconds, JobTimeoutException):
+            with time_limit(seconds):
                 yield
         finally:
             mine.deadline.clear()

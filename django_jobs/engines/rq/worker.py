@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,7 +21,13 @@ from ...models import Installation, Job, Worker
 from ...models.workers import installation_id
 from ...outcomes import lose_unless_locked
 from ...patience import patience
-from ...processes import KeptProcess, SharedMoment, die_with_parent, disconnect_databases
+from ...processes import (
+    KeptProcess,
+    SharedMoment,
+    die_with_parent,
+    disconnect_databases,
+    how_it_ended,
+)
 from .. import get_engine
 from ..base import parse_delivery_id
 from . import trampoline
@@ -30,6 +35,10 @@ from .observing import ObservingWorker
 
 OVERTIME_SECONDS = 10
 """How long after its time limit a job that does not heed it, say in C code, is killed."""
+
+TOLD_ELSEWHERE = "Its error is told in the database."
+NOT_OURS = "It is not of this installation, or somebody made it up; see the worker's log."
+"""What RQ is told of deliveries that failed."""
 
 LOCK_PATIENCE_SECONDS = 10
 """How long an ending worker waits for its life sign, which a database that hangs may hold up."""
@@ -61,19 +70,8 @@ class JobsWorker(ObservingWorker):
         super().__init__(*args, **kwargs)
         self._held: Held | None = None
         self._deadline = SharedMoment(time.monotonic)
-        self._own_pid = os.getpid()
         self._maintainer: KeptProcess | None = None
-        self._signs = LifeSigns(
-            self.name,
-            engine="rq",
-            queues=self.queue_names(),
-            witness=partial(get_engine("rq").witness, self.queue_names()[0]),
-            on_cancel=self._stop_held_job,
-            on_renewal=self._look_after_child,
-            holds=self._surely_holds,
-            on_fence=self._end_behind_fence,
-        )
-        self.worker_id, self.fork_lock = self._signs.worker.pk, self._signs.lock
+        self._prepare_life_signs()
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         if self.run_maintainer:
@@ -95,6 +93,7 @@ class JobsWorker(ObservingWorker):
             self._end_orphans_now()
             self._signs.stop()
             disconnect_databases()
+            self._prepare_life_signs()  # RQ's work() may be called again.
 
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
         if self._maintainer and not self.is_horse and not self._stop_requested:
@@ -129,6 +128,7 @@ class JobsWorker(ObservingWorker):
             disconnect_databases()
             self._deadline.clear()
             self._signs.fence.forget_guarded()
+            self._own_pid = os.getpid()
             super().fork_work_horse(job, queue)
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
@@ -143,12 +143,14 @@ class JobsWorker(ObservingWorker):
 
     def handle_job_failure(self, job: Any, *args: Any, **kwargs: Any) -> None:
         if parse_delivery_id(job.id) and "exc_string" in kwargs:
-            kwargs["exc_string"] = "Its error is told in the database."  # Redis carries ids alone.
+            is_refused = trampoline.ForeignDelivery.__name__ in kwargs["exc_string"]
+            # Redis carries ids alone.
+            kwargs["exc_string"] = NOT_OURS if is_refused else TOLD_ELSEWHERE
         super().handle_job_failure(job, *args, **kwargs)
 
-    def request_force_stop(self, *args: Any) -> None:
+    def request_force_stop(self, *args: Any, **kwargs: Any) -> None:
         try:
-            super().request_force_stop(*args)
+            super().request_force_stop(*args, **kwargs)
         except SystemExit:
             self._ending = "its process was ended with the worker, which was told twice to stop"
             raise
@@ -157,14 +159,14 @@ class JobsWorker(ObservingWorker):
         ended = super().wait_for_horse()
         _, status, usage = ended
         if status:
-            self._ending = self._ending or _how_it_ended(status, usage)
+            self._ending = self._ending or how_it_ended(status, usage.ru_maxrss if usage else 0)
         return ended
 
     def handle_payload(self, message: Any) -> None:
         # For our deliveries the database says what is to be stopped; Redis only says that it is time to look.
         try:
             asked = json.loads(message["data"])
-            is_ours = asked["command"] == "stop-job" and parse_delivery_id(asked["job_id"])
+            is_ours = asked["command"].startswith("stop-") and parse_delivery_id(asked["job_id"])
         except (ValueError, TypeError, KeyError):
             logger.warning("Worker %s: not a command: %r", self.name, message)
             return
@@ -172,6 +174,9 @@ class JobsWorker(ObservingWorker):
             self._signs.renew_now()
         else:
             super().handle_payload(message)
+
+    def _witness(self, worker_id: UUID) -> None:
+        get_engine("rq").witness(self.queue_names()[0], worker_id)
 
     def _surely_holds(self) -> bool:
         held = self._held
@@ -242,6 +247,19 @@ class JobsWorker(ObservingWorker):
             disconnect_databases()
             self._signs.lock.release()
 
+    def _prepare_life_signs(self) -> None:
+        self._signs = LifeSigns(
+            self.name,
+            engine="rq",
+            queues=self.queue_names(),
+            witness=self._witness,
+            on_cancel=self._stop_held_job,
+            on_renewal=self._look_after_child,
+            holds=self._surely_holds,
+            on_fence=self._end_behind_fence,
+        )
+        self.worker_id, self.fork_lock = self._signs.worker.pk, self._signs.lock
+
     def _start_life_signs(self) -> None:
         while True:
             try:
@@ -264,11 +282,3 @@ class JobsWorker(ObservingWorker):
                 RQ_KEY_PREFIX,
             )
         Installation.objects.filter(pk=installation.pk).update(namespace=RQ_KEY_PREFIX)
-
-
-def _how_it_ended(status: int, usage: Any) -> str:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        memory = f", having used up to {usage.ru_maxrss // 1024} MB of memory" if usage else ""
-        return f"its process was ended by signal {number} ({signal.strsignal(number)}){memory}"
-    return f"its process ended with exit code {os.waitstatus_to_exitcode(status)}"

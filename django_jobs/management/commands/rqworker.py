@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import traceback
-from argparse import ArgumentParser
-from collections.abc import Collection
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -21,13 +21,17 @@ from django_rq.management.commands.rqworker import Command as RQWorkerCommand
 from ... import logs, maintainer, observer, registry, relay
 from ...conf import settings
 from ...engines import get_engine
+from ...engines.rq.prefork import LIMITS, PreforkWorker
 from ...engines.rq.starting import make_worker
+from ...engines.rq.worker import JobsWorker
 from ...environment import prepare_default_server
 from ...exceptions import UnknownQueue
 from ...models import Job
+from ...pool.forker import is_asked, serve_if_asked
 from ...processes import die_with_parent
 from ...reloading import RELOADER, run_reloading
 from ...retention import Rules
+from ...supervision import Supervision
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,44 @@ class Command(RQWorkerCommand):
             help='Also write the log to this file. Defaults to DJANGO_JOBS["LOG_FILE"].',
         )
         parser.add_argument(
+            "--isolation",
+            choices=["prefork", "fork"],
+            default="prefork",
+            help="prefork: long-lived processes run jobs, one after another. fork: each job has its own.",
+        )
+        parser.add_argument(
+            "--processes",
+            type=_count,
+            metavar="N",
+            help="How many jobs run at a time. Defaults to one per core.",
+        )
+        parser.add_argument(
+            "--async-concurrency",
+            type=_count,
+            metavar="N",
+            help="How many async jobs each process runs at the same time. Defaults to 1.",
+        )
+        parser.add_argument(
+            "--max-jobs-per-child", type=_count, metavar="N", help="Replace a process after so many jobs."
+        )
+        parser.add_argument(
+            "--max-memory-per-child",
+            type=_count,
+            metavar="MB",
+            help="Replace a process that has come to use more memory, after the job that runs.",
+        )
+        parser.add_argument(
+            "--grace",
+            type=_seconds,
+            metavar="SECONDS",
+            help="How long running jobs may go on after SIGTERM. Defaults to as long as they take.",
+        )
+        parser.add_argument(
+            "--ready-file",
+            metavar="PATH",
+            help="Have a file there while this worker works, for probes.",
+        )
+        parser.add_argument(
             "--reload",
             action="store_true",
             help="Start anew when a Python file changes, after the job that runs. For development.",
@@ -61,10 +103,12 @@ class Command(RQWorkerCommand):
                 "--worker-class is not for this command, whose worker keeps the database's record."
             )
         level = _LEVELS.get(options["verbosity"], "DEBUG")
-        if options["reload"]:
+        if options["reload"] and not is_asked():
             self._reload()
         _prepare_logging(level, options["log_file"] or settings.LOG_FILE)
         _discover_tasks()
+        serve_if_asked(LIMITS)
+        names, weights = _weighed(queues)
         if options["pid"]:
             Path(options["pid"]).expanduser().write_text(str(os.getpid()))
         if notice := prepare_default_server():
@@ -74,7 +118,8 @@ class Command(RQWorkerCommand):
                 pass
         try:
             worker = make_worker(
-                queues,
+                names,
+                worker_class=PreforkWorker if options["isolation"] == "prefork" else JobsWorker,
                 run_maintainer=None if options["no_maintainer"] else maintainer.run_in_child,
                 job_class=options["job_class"],
                 queue_class=options["queue_class"],
@@ -85,6 +130,7 @@ class Command(RQWorkerCommand):
         except (UnknownQueue, ValueError) as error:
             raise CommandError(str(error)) from error
         worker.observe = observer.record
+        self._configure(worker, weights, options)
         logger.info("%s", _introduction(worker.name, worker.queue_names()))
         worker.work(
             burst=options["burst"],
@@ -93,6 +139,23 @@ class Command(RQWorkerCommand):
             max_jobs=options["max_jobs"],
             max_idle_time=options["max_idle_time"],
         )
+
+    def _configure(self, worker: JobsWorker, weights: Sequence[int] | None, options: dict[str, Any]) -> None:
+        if not isinstance(worker, PreforkWorker):
+            given = [f"--{name.replace('_', '-')}" for name in _OF_PREFORK if options[name] is not None]
+            if given or weights:
+                raise CommandError(
+                    f"{', '.join(given) or 'Weights of queues'} and --isolation=fork exclude each other."
+                )
+            return
+        worker.processes = options["processes"] or 0
+        worker.async_concurrency = options["async_concurrency"] or 1
+        worker.max_jobs_per_child = options["max_jobs_per_child"]
+        if options["max_memory_per_child"]:
+            worker.max_memory_per_child_bytes = options["max_memory_per_child"] * 1_000_000
+        worker.grace_seconds = options["grace"]
+        worker.weights = weights
+        worker.supervision = Supervision(options["ready_file"])
 
     def _reload(self) -> None:
         """Return in the process that is to work; the one that was started by hand watches until its end."""
@@ -104,6 +167,47 @@ class Command(RQWorkerCommand):
         with suppress(Exception):  # The child tells. What could be imported is watched.
             registry.discover()
         sys.exit(run_reloading(self.stderr.write))
+
+
+_OF_PREFORK = (
+    "processes",
+    "async_concurrency",
+    "max_jobs_per_child",
+    "max_memory_per_child",
+    "grace",
+    "ready_file",
+)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < 1e9:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _weighed(queues: Sequence[str]) -> tuple[list[str], list[int] | None]:
+    """The names, and the weights if any has one: `mail=5 reports=1`, or in one word with commas."""
+    parts = [part.strip() for queue in queues for part in queue.split(",") if part.strip()]
+    if not any("=" in part for part in parts):
+        return list(queues), None
+    names, weights = [], []
+    for part in parts:
+        name, _, weight = part.partition("=")
+        if weight and not (weight.isdecimal() and 0 < int(weight) <= 1000):
+            raise CommandError(f'"{part}": the weight of a queue is a whole number from 1 to 1000.')
+        names.append(name)
+        weights.append(int(weight or 1))
+    return names, weights
 
 
 def _prepare_logging(level: str, path: str | os.PathLike[str] | None) -> None:
