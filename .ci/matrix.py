@@ -27,11 +27,12 @@ TRACKS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
 PROCESSES = ["tests/acceptance", "tests/faults"]
 FUNCTIONS = ["tests/unit", "tests/integration", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
-    *(f"acceptance/test_{name}.py" for name in ("async_tasks", "doctor", "faults", "robustness", "stopping")),
+    *(f"acceptance/test_{name}.py" for name in ("async_tasks", "doctor", "faults", "prefork", "robustness")),
+    "acceptance/test_stopping.py",
     "faults/test_postgresql_faults.py",
 )
 ON_SQLITE_ONLY = (
-    *(f"acceptance/test_{name}.py" for name in ("names", "observer", "pytest_plugin")),
+    *(f"acceptance/test_{name}.py" for name in ("names", "observer", "prefork_beside", "pytest_plugin")),
     *(f"acceptance/test_{name}.py" for name in ("quickstart", "running", "worker_command")),
     *(f"integration/test_{name}.py" for name in ("commands_documented", "commands_terminal", "docs")),
     *(f"integration/test_{name}.py" for name in ("embedded", "environment", "testing")),
@@ -42,6 +43,8 @@ ON_SQLITE_ONLY = (
 # Beside the core, where there is time left: on the new ones with PostgreSQL, on the old ones with SQLite.
 WITH_CORE_ON_POSTGRESQL = [f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks")]
 WITH_CORE_ON_SQLITE = ["faults/test_redis_faults.py"]
+# What shows that a worker with a process for each job does as well.
+WITH_FORKS = [f"tests/acceptance/test_{name}.py" for name in ("running", "stopping")]
 CORE = [f"tests/integration/test_{name}.py" for name in ("enqueueing", "executor", "outcomes", "relay")]
 CHAOS = ["--seed=17", "--seconds=60"]
 CONTROL = ["--seed=5", "--seconds=35", "--mutant=unguarded-claim", "--expect-findings"]
@@ -55,7 +58,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="django-jobs-tests-", ignore_cleanup_errors=True) as folder:
         os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
         old, new = pythons[0], pythons[-1]
-        cell = partial(test, measured=measured, folder=Path(folder))
+        cell = partial(test, measured=measured, folder=Path(folder), isolation="prefork")
         if old == new:
             tracks = [
                 [partial(cell, old, "postgresql", arguments)],
@@ -68,6 +71,7 @@ def main(arguments: list[str]) -> int:
                 [
                     partial(cell, new, "postgresql", arguments or core_with(WITH_CORE_ON_POSTGRESQL)),
                     partial(cell, old, "sqlite", arguments or core_with(WITH_CORE_ON_SQLITE)),
+                    *([] if arguments else [partial(cell, old, "sqlite", WITH_FORKS, isolation="fork")]),
                 ],
             ]
             if not arguments:
@@ -131,11 +135,17 @@ def environment(version: str, interpreter: str) -> str:
 
 
 def test(
-    python: str, database: str, arguments: list[str], *, measured: str | None, folder: Path
+    python: str,
+    database: str,
+    arguments: list[str],
+    *,
+    measured: str | None,
+    folder: Path,
+    isolation: str,
 ) -> tuple[str, bool]:
     """Run the tests on data of their own and show what they printed; what was tested, and if they passed."""
     parts = ", ".join(Path(each).stem for each in arguments if not each.startswith("-"))
-    cell = f"{versions(python)}, {database}: {parts or 'all'}"
+    cell = f"{versions(python)}, {database}, {isolation}: {parts or 'all'}"
     data = Path(tempfile.mkdtemp(dir=folder))
     command = [
         python,
@@ -147,7 +157,7 @@ def test(
     ]
     if database == "postgresql":
         command = [python, "-m", "tests.postgres", *command]
-    env = {**os.environ, "DATABASE": database, "PROJECT_DATA": str(data)}
+    env = {**os.environ, "DATABASE": database, "PROJECT_DATA": str(data), "ISOLATION": isolation}
     return cell, run(cell, command, data / "output", env)
 
 

@@ -46,6 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
             database=arguments.database,
             keeps=bool(arguments.seed % 2),
             workers=6 if arguments.mutant == NO_FENCE else 4,
+            isolation=arguments.isolation,
             mutant=arguments.mutant,
         )
         with world:
@@ -78,6 +79,7 @@ def _run(world: World, arguments: argparse.Namespace) -> int:
     call_command("migrate", verbosity=0)
     tell(
         f"seed {arguments.seed}: {arguments.seconds:g} s, {arguments.database}, {len(world.workers)} workers "
+        f"({world.isolation}) "
         f"with a lease of {world.lease_seconds:g} s, Valkey {'keeps' if world.keeps else 'forgets'} its data"
         f"{'' if FAKETIME else '; no faketime, so no clock is moved'}"
     )
@@ -185,6 +187,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60, help="for how long faults happen")
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
     parser.add_argument("--jobs-per-second", type=float, default=5)
+    parser.add_argument("--isolation", choices=["prefork", "fork"], default="prefork", help="of the workers")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="break the workers on purpose")
     parser.add_argument(
         "--expect-findings", action="store_true", help="end with 0 if something was found, else 1"

@@ -46,7 +46,7 @@ class Effects:
 
     def __init__(self, path: str, job_id: UUID, attempt: int) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        self._who = f"{job_id} {attempt} {os.getpid()} {os.getppid()}"
+        self._who = f"{job_id} {attempt} {os.getpid()} {os.getsid(0)}"  # Its worker leads the session.
 
     def tell(self, sign: str) -> None:
         os.write(self._file, f"{sign} {self._who} {now():.3f}\n".encode())

@@ -1,5 +1,7 @@
 """What can go wrong with servers, workers and deliveries."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,7 +128,8 @@ def kill_job(moment: Moment) -> str | None:
 
 
 def kill_maintainer(moment: Moment) -> str | None:
-    return _kill(moment.worker.children(at_work=False))
+    with moment.world.trouble(worker=moment.worker):  # The jobs end with who forked their processes.
+        return _kill(moment.worker.children(at_work=False))
 
 
 def terminate_worker(moment: Moment) -> str | None:
@@ -137,6 +140,14 @@ def terminate_worker(moment: Moment) -> str | None:
         moment.last()
     moment.worker.start()
     return "SIGTERM"
+
+
+def renew_worker(moment: Moment) -> str | None:
+    """Its processes are replaced, with freshly imported code; what runs goes on."""
+    if moment.world.isolation != "prefork" or not moment.worker.children(at_work=True):
+        return None
+    os.kill(moment.worker.pid, signal.SIGHUP)
+    return "SIGHUP"
 
 
 def pause_worker(moment: Moment) -> str | None:

@@ -72,6 +72,8 @@ def main(seed: int, seconds: float, jobs_per_second: float, *, long: bool = Fals
         if chance.random() < 0.1:
             options["at_front"] = True
         [end] = chance.choices([WELL, BADLY, WELL_AT_LAST], [1, 0, 0] if long else [16, 2, 2])
+        if end == BADLY and chance.random() < 0.3:  # By its time limit.
+            options["timeout"], lasts = 1, 60
         return work.using(**options).enqueue(round(lasts, 3), end).pk
 
     def enqueue_several() -> None:

@@ -41,6 +41,7 @@ OF_WORKERS: Mapping[Fault, int] = {
     faults.kill_job: 3,
     faults.kill_maintainer: 2,
     faults.terminate_worker: 2,
+    faults.renew_worker: 1,
     faults.pause_worker: 2,
     faults.pause_job: 1,
     faults.pause_session: 3,

@@ -18,9 +18,14 @@ def work(seconds: float, end: str) -> int:
     effects = Effects(os.environ["CHAOS_EFFECTS"], job.pk, job.attempt)
     effects.tell(BEGAN)
     over_at = time.monotonic() + seconds
-    while (left := over_at - time.monotonic()) > 0:
-        time.sleep(min(left, TICK_SECONDS))
-        effects.tell(LIVES)
+    try:
+        while (left := over_at - time.monotonic()) > 0:
+            time.sleep(min(left, TICK_SECONDS))
+            effects.tell(LIVES)
+    except Exception as error:  # Its time limit.
+        effects.tell(BROKE)
+        effects.close()
+        raise ValueError(PLANNED) from error
     ends_well = end == WELL or (end == WELL_AT_LAST and job.attempt >= job.max_attempts)
     effects.tell(DONE if ends_well else BROKE)
     effects.close()

@@ -28,7 +28,9 @@ FAKETIME = next(iter(glob("/usr/lib/*/faketime/libfaketime.so.1")), None)
 class World:
     """A context manager: within it all runs. Each user of the stores has a link of its own."""
 
-    def __init__(self, folder: Path, *, database: str, keeps: bool, workers: int, mutant: str) -> None:
+    def __init__(
+        self, folder: Path, *, database: str, keeps: bool, workers: int, isolation: str, mutant: str
+    ) -> None:
         self.folder, self.keeps = folder, keeps
         self.effects = folder / "effects"
         self.valkey = ValkeyServer(folder / "valkey", appendonly="yes" if keeps else "no")
@@ -43,7 +45,7 @@ class World:
             "CHAOS_FOLDER": str(folder),
             "CHAOS_EFFECTS": str(self.effects),
         }
-        self.mutant = mutant
+        self.isolation, self.mutant = isolation, mutant
         self.database_runs = True
         self.lease_seconds = float(self.environment["LEASE_SECONDS"])
         self._stalls = folder / "stalls"
@@ -184,7 +186,7 @@ class Link:
 
 
 class WorkerProcess:
-    """`manage.py rqworker` in a session of its own, with all its children. Several after each other."""
+    """`manage.py rqworker` in a session of its own, with all its processes. Several after each other."""
 
     def __init__(self, world: World, name: str) -> None:
         self._world = world
@@ -213,7 +215,14 @@ class WorkerProcess:
                 self._world.clock.write_text("+0s\n")
         with (self.link.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "rqworker", "file_processing"],
+                [
+                    sys.executable,
+                    "manage.py",
+                    "rqworker",
+                    "file_processing",
+                    f"--isolation={self._world.isolation}",
+                    *(["--max-jobs-per-child=15", "--grace=5"] if self._world.isolation == "prefork" else []),
+                ],
                 cwd=ROOT,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -236,7 +245,8 @@ class WorkerProcess:
         return found if self.pid else []
 
     def children(self, *, at_work: bool) -> list[int]:
-        """The process that runs its job, which leads a group of its own; else its maintainer."""
+        """The processes that run jobs, which lead groups of their own; else its maintainer, and who
+        forks the processes for jobs."""
         children = [pid for pid in self.session() if pid != self.pid]
         return [pid for pid in children if (_group(pid) != self.pid) == at_work]
 

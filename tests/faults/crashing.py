@@ -5,10 +5,11 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.apps import AppConfig
 
@@ -20,10 +21,12 @@ class Crashing(AppConfig):
     name = "tests.faults.crashing"
 
     def ready(self) -> None:
-        from django_jobs import executor, outcomes, reports, sql
-        from django_jobs.engines.rq import trampoline, worker
+        from django_jobs import batches, executor, outcomes, reports, sql
+        from django_jobs.engines.rq import taking, trampoline, worker
+        from django_jobs.pool import child, children, holdings, workload
         from tests import tasks
 
+        # With a process for each job:
         _before(worker.JobsWorker, "execute_job", "taken")
         _before(worker.JobsWorker, "fork_work_horse", "noted by RQ")
         _before(trampoline, "run", "forked")
@@ -38,6 +41,20 @@ class Crashing(AppConfig):
         _after(worker.JobsWorker, "handle_job_success", "RQ told")
         _after(worker.JobsWorker, "handle_job_failure", "RQ told")
         _after(worker, "lose_unless_locked", "loss reported")
+
+        # With processes that stay, one job at a time, so that who dies takes none of the others along:
+        workload.MOST_IN_ADVANCE = 0
+        _before(holdings.Holdings, "claim", "taken")
+        _after(batches, "claim", "claimed")
+        _after(children.Child, "hand", "handed")
+        _before(child._Telling, "report", "done")
+        _after(child._Telling, "report", "told")
+        _before(batches, "record", "about to report")
+        _before(batches, "_record", "reporting")
+        _after(batches, "_record", "about to commit")
+        _after(batches, "record", "reported")
+        _after(taking.Taking, "exchange", "RQ told")
+        _after(holdings, "lose_unless_locked", "loss reported")
 
 
 def plan(folder: Path, job: Any, point: str, who: str) -> None:
@@ -69,30 +86,47 @@ def _after(owner: Any, name: str, point: str) -> None:
 
 
 def _die_if_planned(point: str, args: Sequence[Any]) -> None:
-    planned = Path(os.environ["CRASH_AT"], f"{_job_hex(args)} {point}")
-    try:
-        who = planned.read_text()
-        planned.unlink()
-    except FileNotFoundError:
-        return
-    if who == WORKER:
-        os.killpg(os.getsid(0), signal.SIGKILL)  # Worker and maintainer; a child is in a group of its own.
-    os.kill(os.getpid(), signal.SIGKILL)
+    for job in _jobs(args):
+        planned = Path(os.environ["CRASH_AT"], f"{job} {point}")
+        try:
+            who = planned.read_text()
+            planned.unlink()
+        except FileNotFoundError:
+            continue
+        if who == WORKER:
+            os.killpg(
+                os.getsid(0), signal.SIGKILL
+            )  # What runs jobs is in a group of its own, and dies with it.
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _job_hex(args: Sequence[Any]) -> str:
-    """The job that a call is about, told by its row, by a delivery or its id, or by what is to be claimed."""
+def _jobs(args: Sequence[Any]) -> set[str]:
+    """The jobs that a call is about, in hexadecimal digits."""
     from django_jobs import current_job
+
+    found = set[str]()
+    for each in args:
+        if isinstance(each, Mapping | list):  # What is to be claimed, reported, or told to Redis.
+            found.update(*map(_job, each))
+        else:
+            found |= _job(each)
+    if not found and (job := current_job()):
+        found.add(job.pk.hex)
+    return found
+
+
+def _job(told: Any) -> set[str]:
+    """Of a row, a delivery or its id, what is claimed or to be claimed, or how something ended."""
     from django_jobs.engines.base import parse_delivery_id
     from django_jobs.models import Job
 
-    for each in args:
-        if isinstance(each, Job):
-            return each.pk.hex
-        if isinstance(each, list):
-            return each[0][0].hex
-        delivery_id = getattr(each, "id", each)
-        if isinstance(delivery_id, str) and (parsed := parse_delivery_id(delivery_id)):
-            return parsed[0].hex
-    job = current_job()
-    return job.pk.hex if job else ""
+    if isinstance(told, Job):
+        return {told.pk.hex}
+    if isinstance(told, tuple) and told and isinstance(told[0], UUID):
+        return {told[0].hex}
+    if isinstance(getattr(told, "job_id", None), UUID):
+        return {told.job_id.hex}
+    delivery = getattr(told, "taken", told)
+    delivery_id = getattr(delivery, "id", delivery)
+    parsed = parse_delivery_id(delivery_id) if isinstance(delivery_id, str) else None
+    return {parsed[0].hex} if parsed else set()

@@ -22,24 +22,45 @@ from tests.faults.stalls import unless_stalled
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-UNCLAIMED, CLAIMED, BEGUN, ENDED, REPORTED = "unclaimed", "claimed", "begun", "ended", "reported"
-"""How far an attempt has come."""
+UNCLAIMED, CLAIMED, GIVEN_BACK = "unclaimed", "claimed", "given back"
+BEGUN, ENDED, REPORTED = "begun", "ended", "reported"
+"""How far an attempt has come; of what is given back it is known that it has not begun."""
 
+FORK, PREFORK = "fork", "prefork"
 POINTS = {
-    "taken": UNCLAIMED,
-    "noted by RQ": UNCLAIMED,
-    "forked": UNCLAIMED,
-    "claimed": CLAIMED,
-    "about to run": CLAIMED,
-    "running": BEGUN,
-    "done": ENDED,
-    "about to report": ENDED,
-    "reporting": ENDED,
-    "about to commit": ENDED,
-    "reported": REPORTED,
-    "RQ told": REPORTED,
+    FORK: {
+        "taken": UNCLAIMED,
+        "noted by RQ": UNCLAIMED,
+        "forked": UNCLAIMED,
+        "claimed": CLAIMED,
+        "about to run": CLAIMED,
+        "running": BEGUN,
+        "done": ENDED,
+        "about to report": ENDED,
+        "reporting": ENDED,
+        "about to commit": ENDED,
+        "reported": REPORTED,
+        "RQ told": REPORTED,
+    },
+    PREFORK: {
+        "taken": UNCLAIMED,
+        "claimed": GIVEN_BACK,
+        "handed": GIVEN_BACK,
+        "about to run": GIVEN_BACK,
+        "running": BEGUN,
+        "done": ENDED,
+        "told": ENDED,
+        "about to report": ENDED,
+        "reporting": ENDED,
+        "about to commit": ENDED,
+        "reported": REPORTED,
+        "RQ told": REPORTED,
+    },
 }
-ONLY_IN_WORKER = {"taken", "noted by RQ"}
+NOT_IN_CHILD = {
+    FORK: {"taken", "noted by RQ"},
+    PREFORK: POINTS[PREFORK].keys() - {"about to run", "running", "done", "told"},
+}
 
 KINDS = {
     "plain": {},
@@ -50,26 +71,36 @@ KINDS = {
 KINDS_OF = {
     UNCLAIMED: ["plain"],
     CLAIMED: ["plain", "idempotent", "retried"],
+    GIVEN_BACK: ["plain"],
     BEGUN: ["plain", "idempotent", "retried"],
     ENDED: ["plain", "idempotent", "failing"],
     REPORTED: ["plain", "failing"],
 }
 
-OF_CHILDREN = {
-    (point, kind): ([(point, CHILD)], stage)
-    for point, stage in POINTS.items()
-    if point not in ONLY_IN_WORKER
-    for kind in KINDS_OF[stage]
-}
-OF_WORKERS = {
-    **{(point, "plain"): ([(point, WORKER)], stage) for point, stage in POINTS.items()},
-    ("running", "idempotent"): ([("running", WORKER)], BEGUN),
-    ("about to commit", "idempotent"): ([("about to commit", WORKER)], ENDED),
-    ("reported", "failing"): ([("reported", WORKER)], REPORTED),
-    # The child is killed, and then its worker while it ends the attempt.
-    ("loss half reported", "plain"): ([("running", CHILD), ("reporting", WORKER)], BEGUN),
-    ("loss reported", "idempotent"): ([("running", CHILD), ("loss reported", WORKER)], BEGUN),
-}
+
+def deaths_of_children(isolation):
+    """{(point, kind): ([(where who dies)], how far the attempt has come)}"""
+    stages = dict(POINTS[isolation])
+    if isolation == PREFORK:
+        stages["told"] = REPORTED  # Its worker lives, and hears it.
+    return {
+        (point, kind): ([(point, CHILD)], stage)
+        for point, stage in stages.items()
+        if point not in NOT_IN_CHILD[isolation]
+        for kind in KINDS_OF[stage]
+    }
+
+
+def deaths_of_workers(isolation):
+    return {
+        **{(point, "plain"): ([(point, WORKER)], stage) for point, stage in POINTS[isolation].items()},
+        ("running", "idempotent"): ([("running", WORKER)], BEGUN),
+        ("about to commit", "idempotent"): ([("about to commit", WORKER)], ENDED),
+        ("reported", "failing"): ([("reported", WORKER)], REPORTED),
+        # The child is killed, and then its worker while it ends the attempt.
+        ("loss half reported", "plain"): ([("running", CHILD), ("reporting", WORKER)], BEGUN),
+        ("loss reported", "idempotent"): ([("running", CHILD), ("loss reported", WORKER)], BEGUN),
+    }
 
 
 @pytest.fixture
@@ -113,7 +144,7 @@ class Doomed:
 def expected_fate(kind, stage):
     """State, attempts, what its function recorded, and events of a job whose first attempt came so far."""
     ran_once, ran_twice = ["1 began", "1 ended"], ["2 began", "2 ended"]
-    if stage == UNCLAIMED:
+    if stage in (UNCLAIMED, GIVEN_BACK):
         return FINISHED, [(1, "finished")], ran_once, []
     if stage == REPORTED:
         if kind == "failing":
@@ -136,39 +167,47 @@ def check_fates(doomed, deaths):
     assert sum(counted.values()) == len(deaths)
 
 
-def test_a_child_killed_at_any_point_leaves_what_its_worker_settles(start_worker, doomed):
-    doomed.enqueue(OF_CHILDREN)
+@pytest.mark.parametrize("isolation", [FORK, PREFORK])
+def test_a_child_killed_at_any_point_leaves_what_its_worker_settles(start_worker, doomed, isolation):
+    deaths = deaths_of_children(isolation)
+    doomed.enqueue(deaths)
 
-    worker = start_worker("file_processing", CRASH_AT=str(doomed.plans), LEASE_SECONDS="30")
+    environment = {"CRASH_AT": str(doomed.plans), "LEASE_SECONDS": "30"}
+    worker = start_worker("file_processing", f"--isolation={isolation}", **environment)
     wait_until(doomed.have_ended)
 
-    check_fates(doomed, OF_CHILDREN)
+    check_fates(doomed, deaths)
     assert worker.process.poll() is None
     for event in JobEvent.objects.filter(kind="worker_lost"):
         assert "its process was ended by signal 9 (Killed)" in event.message
 
 
+@pytest.mark.parametrize("isolation", [FORK, PREFORK])
 @unless_stalled(3)
-def test_a_worker_killed_with_all_its_processes_at_any_point_leaves_what_others_settle(start_worker, doomed):
-    doomed.enqueue(OF_WORKERS)
+def test_a_worker_killed_with_all_its_processes_at_any_point_leaves_what_others_settle(
+    start_worker, doomed, isolation
+):
+    deaths = deaths_of_workers(isolation)
+    doomed.enqueue(deaths)
     start_worker("vectorization")  # It heals, and runs none of these.
     wait_until(Lease.objects.exists)
     workers = []
+    options = [f"--isolation={isolation}", *(["--processes=1"] if isolation == PREFORK else [])]
 
     def supervise():
         """As a supervisor of three workers does."""
         workers[:] = [each for each in workers if each.process.poll() is None]
         while len(workers) < 3:
-            workers.append(start_worker("file_processing", CRASH_AT=str(doomed.plans)))
+            workers.append(start_worker("file_processing", *options, CRASH_AT=str(doomed.plans)))
         return doomed.have_ended()
 
     wait_until(supervise, timeout_seconds=240)  # Eighteen workers start, three at a time.
 
-    check_fates(doomed, OF_WORKERS)
+    check_fates(doomed, deaths)
     evidence = {
         label: job.events.get(kind="worker_lost").message
         for label, job in doomed.jobs.items()
-        if OF_WORKERS[label][1] in (CLAIMED, BEGUN, ENDED)
+        if deaths[label][1] in (CLAIMED, BEGUN, ENDED)
     }
     assert "ended by signal 9 (Killed)" in evidence.pop(("loss reported", "idempotent"))
     assert [label for label, told in evidence.items() if "last answered at" not in told] == []
@@ -344,8 +383,7 @@ def kept(job_factory, settings, tmp_path):
     def make():
         Job.objects.all().delete()
         job = job_factory(status=STARTED)
-        document = reports._document(job, Outcome.finished(result=1), "w1")
-        path = spool.keep(str(job.claim_id), document)
+        path = reports.keep(reports.document(job, Outcome.finished(result=1), "w1"))
         path.rename(path.with_name(f"{job.claim_id}.{2**22 + 1}-1.json"))  # No process has this number.
         return job
 

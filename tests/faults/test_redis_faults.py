@@ -7,6 +7,7 @@ import pytest
 from django.db.models.functions import Now
 
 from django_jobs import enqueue_many, relay
+from django_jobs.engines.rq import scripts
 from django_jobs.models import Job, JobEvent
 from django_jobs.states import FINISHED
 from tests import tasks
@@ -154,24 +155,37 @@ def test_workers_follow_a_sentinel_to_the_new_master(start_worker, settings, hel
             assert watch.seconds < 2
 
 
-def test_a_delivery_whose_way_to_the_worker_was_cut_is_made_anew(start_worker, redis_server):
+@pytest.mark.parametrize("isolation", ["fork", "prefork"])
+def test_a_delivery_whose_way_to_the_worker_was_cut_is_made_anew(start_worker, redis_server, isolation):
     with FaultProxy(redis_server.address) as line, FaultProxy(redis_server.address) as other_line:
         one, several = (
-            start_worker(*queues, REDIS_URL=f"redis://127.0.0.1:{way.port}/0", **LONG_LEASE)
+            start_worker(
+                *queues,
+                f"--isolation={isolation}",
+                REDIS_URL=f"redis://127.0.0.1:{way.port}/0",
+                **LONG_LEASE,
+            )
             for way, queues in ((line, ["file_processing"]), (other_line, ["vectorization", "kg_extraction"]))
         )
         for worker in (one, several):
             wait_until(lambda worker=worker: "Listening on" in worker.log.read_text())
-        line.drop_reply_to, other_line.drop_reply_to = b"BLMOVE", b"BLPOP"
-        line.cut_all()
-        other_line.cut_all()
-        wait_until(lambda: (line.hits, other_line.hits) == (1, 1))
+        if isolation == "fork":  # It is asked for before there is one.
+            line.drop_reply_to, other_line.drop_reply_to = b"BLMOVE", b"BLPOP"
+            line.cut_all()
+            other_line.cut_all()
+            wait_until(lambda: (line.hits, other_line.hits) == (1, 1))
+        else:
+            wait_until(
+                lambda: [each["cmd"] for each in redis_server.client.client_list()].count("blmove") == 3
+            )
+            line.drop_reply_to = other_line.drop_reply_to = scripts.sha(scripts.TAKE).encode()
 
         jobs = [tasks.add.using(queue=queue).enqueue(1) for queue in ("file_processing", "vectorization")]
 
         for job in jobs:
             assert (job.wait(timeout=60).status, job.attempt, job.attempts.count()) == (FINISHED, 1, 1)
             assert job.events.get().kind == JobEvent.Kind.REDELIVERED
+        assert (line.hits, other_line.hits) == (1, 1)
         assert (one.process.poll(), several.process.poll()) == (None, None)
 
 
