@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test chaos leaks lint clean
+.PHONY: demo test chaos leaks rq-suite bench lint clean
 
 # make demo ARGS="--once"  runs the demo to its end instead of serving until Ctrl-C.
 demo: $(VENV)/demo
@@ -19,11 +19,19 @@ test: lint
 chaos: $(VENV)/lint
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-# make leaks  runs 50,000 jobs and looks at what is kept of them; it takes half an hour.
+# make leaks  runs 50,000 jobs and looks at what is kept of them; it takes a minute or two.
 leaks: $(VENV)/lint
 	mkdir -p $(VENV)/leaks
 	LEAK_JOBS=50000 PROJECT_DATA=$(VENV)/leaks $(BIN)/python -m tests.postgres \
 		$(BIN)/python -m pytest tests/faults/test_leaks.py -s -o faulthandler_timeout=0
+
+# make rq-suite WORKER=package.module.Class ARGS="-k callbacks"  runs RQ's own tests with a worker class of ours.
+rq-suite: $(VENV)/rq-suite
+	$(BIN)/python -m tests.rq_suite $(if $(WORKER),--worker $(WORKER)) $(ARGS)
+
+# make bench ARGS="--only rq,taskiq --rounds 1"  measures the worker beside its peers; all of it takes an hour.
+bench: $(VENV)/lint
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check
@@ -35,7 +43,7 @@ lint: $(VENV)/lint
 clean:
 	rm -rf $(VENV) .demo
 
-$(VENV)/demo $(VENV)/lint: pyproject.toml
+$(VENV)/demo $(VENV)/lint $(VENV)/rq-suite: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-compile --editable '.[$(notdir $@)]'
 	touch $@
