@@ -2,13 +2,17 @@
 
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 from django.db import OperationalError, connection
 from django.db.models.functions import Now
+from django_rq import get_queue
 
 from django_jobs import batches, outcomes
+from django_jobs.engines.rq import handing
+from django_jobs.engines.rq.prefork import PreforkWorker
 from django_jobs.models import Job, Queue
 from django_jobs.outcomes import Outcome
 from django_jobs.pool import holdings
@@ -329,3 +333,34 @@ def test_a_lease_that_is_over_changes_nothing_for_what_is_held(held, hold, worke
     held.give_back_orphans()
 
     assert fresh(job).status == STARTED
+
+
+def test_what_was_given_back_without_an_answer_is_not_run_here(held, hold, valkey, monkeypatch):
+    (job,) = hold()
+    worker = PreforkWorker([get_queue("file_processing")], connection=valkey)
+    worker._holdings, worker._nursery = held, SimpleNamespace(children=[])
+    worker._backlog.extend(claimed(held, job))
+    give_back = held.give_back
+
+    def lose_answer(returned):
+        kept = dict(held.held)
+        give_back(returned)
+        held.held.update(kept)
+        raise OperationalError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(held, "give_back", lose_answer)
+        patched.setattr(handing.connections, "close_all", lambda: None)  # The test's own goes on.
+        worker._give_back(worker._backlog)
+
+    assert fresh(job).status == QUEUED
+    assert list(worker._backlog)
+    assert not worker._may_take()  # Thus nothing of it is handed out.
+
+    worker._gives_back_at = 0.0
+    worker._give_all_back()
+
+    assert (fresh(job).status, fresh(job).delivery) == (QUEUED, 1)
+    assert not worker._backlog
+    assert not held
+    assert worker._may_take()

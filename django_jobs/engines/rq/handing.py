@@ -275,7 +275,8 @@ class HandingWorker(HorsesWorker):
             self._is_void = False
 
     def _give_back(self, waiting: Iterable[Claimed]) -> None:
-        """Let others run these; while the database is away they stay."""
+        """Let others run these. While the database is away they stay, and nothing here runs them: the answer
+        may be all that was lost."""
         if time.monotonic() < self._gives_back_at:
             return
         try:
@@ -284,15 +285,15 @@ class HandingWorker(HorsesWorker):
             logger.warning("Worker %s: nothing can be given back: %s", self.name, error)
             connections.close_all()
             self._gives_back_at = time.monotonic() + REST_SECONDS
+            self._is_void = True
             return
         self._backlog.clear()
         self._begun -= len(held)
         self._ends += [End(each.ticket, taking.DROPPED) for each in held]
-        rows = Job.objects.queued().filter(pk__in=[each.claimed.job_id for each in held])
-        deliveries = [Delivery(*row) for row in rows.values_list(*Delivery.COLUMNS)]
         logger.info("Worker %s gave back %s jobs before they began.", self.name, len(held))
-        if deliveries:
-            with suppress(EngineUnavailable):  # The relay pushes them.
+        with suppress(EngineUnavailable, Error):  # The relay pushes them.
+            rows = Job.objects.queued().filter(pk__in=[each.claimed.job_id for each in held])
+            if deliveries := [Delivery(*row) for row in rows.values_list(*Delivery.COLUMNS)]:
                 get_engine("rq").push([replace(delivery, at_front=True) for delivery in deliveries])
 
     def _reclaim(self, returned: Iterable[Claimed]) -> None:
