@@ -4,6 +4,7 @@ import base64
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 from django.conf import settings
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
 from django.db.models.functions import Now
 from django.test import TransactionTestCase
 from uuid6 import uuid7
@@ -113,6 +114,21 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded
     directory = tmp_path_factory.mktemp("valkey")
     yield embedded.start(directory)
     embedded.stop(directory)
+
+
+@pytest.fixture
+def narrow_database(db: None) -> Iterator[None]:
+    """A database that takes no long text, as each has its limit somewhere."""
+    connection.ensure_connection()
+    if connection.vendor == "sqlite":
+        before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000)
+        yield
+        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+    else:
+        with connection.cursor() as cursor:  # An index takes no more than 2,704 bytes of it.
+            cursor.execute("CREATE INDEX ON django_jobs_job ((result::text))")
+            cursor.execute("CREATE INDEX ON django_jobs_job (traceback)")
+        yield
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import sqlite3
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -352,20 +351,6 @@ def test_a_batch_takes_few_statements_however_many_it_holds(
 
 
 # Values that the database refuses
-
-
-@pytest.fixture
-def narrow_database():
-    """A database that takes no long text, as each has its limit somewhere."""
-    connection.ensure_connection()
-    if connection.vendor == "sqlite":
-        before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000)
-        yield
-        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
-    else:
-        with connection.cursor() as cursor:  # An index takes no more than 2,704 bytes of it.
-            cursor.execute("CREATE INDEX ON django_jobs_job ((result::text))")
-        yield
 
 
 def test_a_value_that_the_database_refuses_keeps_no_other_report_from_being_recorded(

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -325,21 +324,6 @@ def test_a_database_that_is_read_only_for_now_loses_no_value(job_factory, monkey
 
 
 # What the database refuses for its value
-
-
-@pytest.fixture
-def narrow_database():
-    """A database that takes no long text, as each has its limit somewhere."""
-    connection.ensure_connection()
-    if connection.vendor == "sqlite":
-        before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000)
-        yield
-        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
-    else:
-        with connection.cursor() as cursor:  # An index takes no more than 2,704 bytes of it.
-            cursor.execute("CREATE INDEX ON django_jobs_job ((result::text))")
-            cursor.execute("CREATE INDEX ON django_jobs_job (traceback)")
-        yield
 
 
 def long_text():
