@@ -19,7 +19,7 @@ from django.db.models.base import ModelState
 
 from . import sql
 from .models import Attempt, Job, Worker
-from .models.tallies import tally
+from .models.tallies import Tally, tally
 from .outcomes import WENT_WELL
 from .states import FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 
@@ -55,6 +55,8 @@ class Report:
     ran_seconds: float
     document: str
     """All of it, as `reports.document` makes it, in JSON."""
+    is_awaited: bool = False
+    """True if its process waits to hear that this is recorded."""
 
 
 def claim(wanted: Sequence[tuple[UUID, int]], worker_id: UUID, claim_id: UUID) -> list[Claimed]:
@@ -86,8 +88,15 @@ def record(reports: Sequence[Report], worker_id: UUID) -> set[UUID]:
     cancel, or are locked by another transaction; nothing is written of them.
     """
     alias = router.db_for_write(Job)
+    documents = f"[{','.join(report.document for report in reports)}]"
+    if connections[alias].vendor == "postgresql":
+        # One statement, and so a transaction: each further trip to the server would cost as much as a job.
+        with connections[alias].cursor() as cursor:
+            ids = [report.job_id for report in reports]
+            cursor.execute(_statement(alias, _RECORD_ON_POSTGRESQL), [documents, ids, worker_id])
+            return {job_id for (job_id,) in cursor.fetchall()}
     with transaction.atomic(using=alias):
-        recorded = _record(reports, alias)
+        recorded = _record_on_sqlite(documents, alias)
         ended = [report for report in reports if report.job_id in recorded]
         tally(Counter((report.queue, report.status) for report in ended))
         good = sum(report.outcome in WENT_WELL for report in ended)
@@ -107,13 +116,8 @@ def record_progress(documents: Sequence[str]) -> None:
         cursor.execute(_statement(alias, _PROGRESS), [f"[{','.join(documents)}]"])
 
 
-def _record(reports: Sequence[Report], alias: str) -> set[UUID]:
-    documents = f"[{','.join(report.document for report in reports)}]"
-    ids = [sql.database_uuid(report.job_id, alias) for report in reports]
+def _record_on_sqlite(documents: str, alias: str) -> set[UUID]:
     with connections[alias].cursor() as cursor:
-        if connections[alias].vendor == "postgresql":
-            cursor.execute(_statement(alias, _RECORD_ON_POSTGRESQL), [documents, ids])
-            return {job_id for (job_id,) in cursor.fetchall()}
         cursor.execute(_statement(alias, _END_ON_SQLITE), [documents])
         ended = [job_id for (job_id,) in cursor.fetchall()]
         if ended:
@@ -142,6 +146,7 @@ _TOLD = {
     "status": "text",
     "wait_seconds": "double precision",
     "keep_seconds": "double precision",
+    "ran_seconds": "double precision",
 }
 """What of a document goes into rows, with PostgreSQL's types. JSON is told as text, as SQLite stores it."""
 
@@ -188,6 +193,8 @@ WHERE {job}.id = told.job AND {job}.attempt = told.attempt AND {job}.claim_id = 
       AND {job}.status || '' = '{started}'
 """
 
+_WELL = ", ".join(f"'{outcome}'" for outcome in sorted(WENT_WELL))
+
 # The rows are to be found by their ids, not by an index of what is started, most of whose entries are of rows
 # that have ended since: hence the expression for the status.
 _RECORD_ON_POSTGRESQL = f"""
@@ -198,10 +205,26 @@ free AS (
 ended AS (
     UPDATE {{job}} SET {_SET} FROM told
     WHERE {_IS_HELD} AND {{job}}.id IN (SELECT id FROM free)
-    RETURNING {{job}}.id
+    RETURNING {{job}}.id, {{job}}.queue, {{job}}.status
+),
+stored AS ({_ATTEMPT} FROM told JOIN ended ON ended.id = told.job),
+counted AS (
+    INSERT INTO {{tally}} (queue, status, amount)
+    SELECT queue, status, count(*) FROM ended
+    WHERE status IN ('{FINISHED.value}', '{FAILED.value}') GROUP BY queue, status
+),
+worked AS (
+    UPDATE {{worker}} SET finished_count = finished_count + sums.good,
+           failed_count = failed_count + sums.bad, busy_seconds = busy_seconds + sums.seconds
+    FROM (
+        SELECT count(*) FILTER (WHERE outcome IN ({_WELL})) AS good,
+               count(*) FILTER (WHERE outcome NOT IN ({_WELL})) AS bad,
+               coalesce(sum(ran_seconds), 0) AS seconds
+        FROM told JOIN ended ON ended.id = told.job
+    ) AS sums
+    WHERE {{worker}}.id = %s
 )
-{_ATTEMPT} FROM told JOIN ended ON ended.id = told.job
-RETURNING job_id
+SELECT id FROM ended
 """  # noqa: S608 - Our own names and columns alone.
 # Materialized, so that each document is read once.
 _END_ON_SQLITE = f"""
@@ -229,6 +252,8 @@ def _statement(alias: str, template: str) -> str:
     return template.format(
         job=quote(Job._meta.db_table),
         attempt=quote(Attempt._meta.db_table),
+        tally=quote(Tally._meta.db_table),
+        worker=quote(Worker._meta.db_table),
         told=told,
         jsonb=jsonb,
         now=now,

@@ -172,11 +172,17 @@ class _Telling:
     def report(self, job: Job, outcome: Outcome, raised: BaseException | None) -> None:
         if raised is not None:
             logger.error("Attempt %s of job %s failed.", job.attempt, job, exc_info=raised)
+        others_want_to_know = len(job_finished.receivers) > 1  # Besides the one that logs.
         told = reports.document(job, outcome, self._worker_name)
         report = Report(
-            job.pk, job.queue, told["outcome"], told["status"], told["ran_seconds"], json.dumps(told)
+            job.pk,
+            job.queue,
+            told["outcome"],
+            told["status"],
+            told["ran_seconds"],
+            json.dumps(told),
+            others_want_to_know,
         )
-        others_want_to_know = len(job_finished.receivers) > 1  # Besides the one that logs.
         if others_want_to_know:
             self._unrecorded[job.pk] = job, report.outcome
         self._send(lines.pack_report(report))

@@ -20,8 +20,8 @@ LARGEST_ROW = 60_000
 _BUFFER_BYTES = 1_000_000
 
 _HEAD = Struct(
-    "<I16sBBd"
-)  # The length of what follows; job; outcome; status that comes next; seconds it ran.
+    "<I16sBBd?"
+)  # The length of what follows; job; outcome; status that comes next; seconds it ran; if word is awaited.
 _OUTCOMES = list(Attempt.Outcome.values)
 _STATUSES = ["", *Status.values]
 RECORDED, STOP = b"R", b"S"
@@ -98,12 +98,13 @@ def receive_note(line: socket.socket) -> tuple[bytes, UUID] | None:
 def pack_report(report: Report) -> bytes:
     document = report.document.encode()
     outcome, status = _OUTCOMES.index(report.outcome), _STATUSES.index(report.status)
-    return _HEAD.pack(len(document), report.job_id.bytes, outcome, status, report.ran_seconds) + document
+    told = report.job_id.bytes, outcome, status, report.ran_seconds, report.is_awaited
+    return _HEAD.pack(len(document), *told) + document
 
 
 def pack_progress(job_id: UUID, document: str) -> bytes:
     told = document.encode()
-    return _HEAD.pack(len(told), job_id.bytes, _PROGRESS, 0, 0) + told
+    return _HEAD.pack(len(told), job_id.bytes, _PROGRESS, 0, 0, False) + told
 
 
 class Reports:
@@ -118,7 +119,7 @@ class Reports:
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= _HEAD.size:
-            length, told_id, outcome, status, ran_seconds = _HEAD.unpack_from(self._buffer, start)
+            length, told_id, outcome, status, ran_seconds, is_awaited = _HEAD.unpack_from(self._buffer, start)
             end = start + _HEAD.size + length
             if len(self._buffer) < end:
                 break
@@ -129,5 +130,5 @@ class Reports:
                 yield job_id, document
             else:
                 told = _OUTCOMES[outcome], _STATUSES[status]
-                yield job_id, Report(job_id, "", *told, ran_seconds, document)
+                yield job_id, Report(job_id, "", *told, ran_seconds, document, is_awaited)
         del self._buffer[:start]

@@ -322,13 +322,13 @@ DIES_WITH_WHAT_IT_TOOK = """
     import os, signal
     from django_jobs.engines.rq.taking import Taking
 
-    exchange = Taking.exchange
+    answer = Taking.answer
 
     def take_and_die(*args, **kwargs):
-        if exchange(*args, **kwargs):
+        if answer(*args, **kwargs):
             os.killpg(os.getsid(0), signal.SIGKILL)
 
-    Taking.exchange = take_and_die
+    Taking.answer = take_and_die
 """
 
 

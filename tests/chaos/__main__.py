@@ -29,7 +29,8 @@ from .world import FAKETIME, World, start_load
 
 LOAD_PART = 0.7
 """For how much of the time jobs are enqueued."""
-SETTLING_SECONDS = 120
+SETTLING_SECONDS = 300
+"""How long the workers have for what is left when the faults are over; in a long run that is much."""
 SETTLING_OF_CONTROL = 5
 IDLE_SECONDS = 20
 """What has not ended when nothing has happened for so long is stuck. Stalls of the machine do not count."""

@@ -398,6 +398,7 @@ def test_receivers_hear_of_an_end_when_it_is_recorded_and_not_before(start_child
     first, second = job("add", 1), job("fail", "no")
     handing.hand(first, second)
     handing.until_reported(first, second)
+    assert [handing.reports[each.pk].is_awaited for each in (first, second)] == [True, True]
     began = [f"started {each.pk}" for each in (first, second)]
     assert lines(tmp_path / "told") == began
 
@@ -409,6 +410,16 @@ def test_receivers_hear_of_an_end_when_it_is_recorded_and_not_before(start_child
 
     ended = [f"ended {second.pk} failed", f"ended {first.pk} finished"]
     wait_until(lambda: lines(tmp_path / "told") == [*began, *ended])
+
+
+def test_no_word_is_awaited_where_nobody_wants_to_hear_of_ends(start_child, job):
+    handing = start_child()
+    added = job("add", 1)
+
+    handing.hand(added)
+    handing.until_reported(added)
+
+    assert not handing.reports[added.pk].is_awaited
 
 
 # Async jobs

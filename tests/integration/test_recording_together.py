@@ -353,6 +353,7 @@ def test_a_batch_takes_few_statements_however_many_it_holds(
 # Values that the database refuses
 
 
+@pytest.mark.django_db(transaction=True)  # PostgreSQL takes no statement after a refused one in the same.
 def test_a_value_that_the_database_refuses_keeps_no_other_report_from_being_recorded(
     job_factory, narrow_database
 ):

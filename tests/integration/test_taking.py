@@ -61,7 +61,8 @@ def push(job_factory, valkey):
 
 def exchange(hand, ends=(), **values):
     told = {"room": 100, "slots": 0, "execution": "e1", "quotas": [0] * len(QUEUES), "is_busy": False}
-    return hand.exchange(ends, **{**told, "worked_seconds": 0.0, **values})
+    hand.ask(ends, **{**told, "worked_seconds": 0.0, **values})
+    return hand.answer()
 
 
 def ids(taken):

@@ -181,7 +181,7 @@ def test_who_hears_no_more_notes_is_told():
 @pytest.mark.parametrize("status", ["", *Status.values])
 @pytest.mark.parametrize("outcome", Attempt.Outcome.values)
 def test_a_report_is_unpacked_as_it_was(outcome, status):
-    sent = report(outcome=outcome, status=status)
+    sent = report(outcome=outcome, status=status, is_awaited=outcome == "failed")
 
     assert list(lines.Reports().feed(lines.pack_report(sent))) == [(sent.job_id, sent)]
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -46,6 +46,16 @@ REST_SECONDS = 1
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Asked:
+    """What Redis was told and asked for."""
+
+    ends: Sequence[End]
+    room: int
+    slots: int
+    error: Exception | None = None
+
+
 class HandingWorker(HorsesWorker):
     """The hand between queues and children; `PreforkWorker` has the loop that moves it."""
 
@@ -72,6 +82,7 @@ class HandingWorker(HorsesWorker):
         self._later: dict[Taken, tuple[float, float]] = {}  # {what: (when to ask again, when to give up)}
         self._ends: list[End] = []
         """What Redis is not told yet."""
+        self._asked: _Asked | None = None
         self._worked_seconds = 0.0
         self._paused: set[str] = set()
         self._may_be_more = True
@@ -102,13 +113,15 @@ class HandingWorker(HorsesWorker):
             room, slots = min(room, max(0, left - begun)), min(slots, max(0, left - begun))
         return room, slots
 
-    def _exchange(self, left: int | None) -> list[Taken]:
-        """Tell Redis what has ended, and take what there is room for."""
+    def _ask(self, left: int | None) -> None:
+        """Tell Redis what has ended, and ask it for what there is room for; `_taken` has the answer."""
+        if self._asked is not None:  # An error came between; its answer is still to be heard.
+            return
         room = slots = 0
         if self._may_take() and self._may_be_more and time.monotonic() >= self._rests_until:
             room, slots = self._room(left)
         if not (self._ends or room or slots):
-            return []
+            return
         ends, self._ends = self._ends, []
         worked, self._worked_seconds = self._worked_seconds, 0.0
         order, quotas = self.queues, [0] * len(self.queues)
@@ -117,8 +130,9 @@ class HandingWorker(HorsesWorker):
         elif self._has_strategy():  # Each queue gives one, then the order is another one.
             order, quotas = self._ordered_queues, [1] * len(order)
             room, slots = min(room, len(order)), min(slots, len(order))
+        self._asked = _Asked(ends, room, slots)
         try:
-            taken = self._taking.exchange(
+            self._taking.ask(
                 ends,
                 room=room,
                 slots=slots,
@@ -130,7 +144,19 @@ class HandingWorker(HorsesWorker):
                 order=order,
             )
         except (RedisError, OSError) as error:
-            return self._do_without(error, ends, room)
+            self._asked.error = error
+
+    def _taken(self) -> list[Taken]:
+        """What Redis gave."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return []
+        try:
+            if asked.error:
+                raise asked.error
+            taken = self._taking.answer()
+        except (RedisError, OSError) as error:
+            return self._do_without(error, asked.ends, asked.room)
         self._was_away = False
         if self._is_suspended != (taken is None):
             self._is_suspended = taken is None
@@ -139,7 +165,7 @@ class HandingWorker(HorsesWorker):
         if taken is None:
             self._rest()
             return []
-        if room or slots:
+        if asked.room or asked.slots:
             self._may_be_more = bool(taken)
         if taken:
             self.reorder_queues(next(queue for queue in self.queues if queue.name == taken[-1].queue))

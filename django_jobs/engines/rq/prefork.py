@@ -174,17 +174,20 @@ class PreforkWorker(HandingWorker):
         """See to all that there is to see to; `left` is how many jobs may begin, None for any number."""
         self._look_around()
         self._hear()
-        self._record()
+        self._ask(left)
+        self._record()  # Meanwhile, as both servers have work to do.
         if self._stop_requested or self._is_void:
             self._give_all_back()
-        self._begin(self._exchange(left))
+        self._begin(self._taken())
         self._hand_out()
         self._share()
         is_busy = bool(self._holdings or self._horses)
         self._signs.worker.state = Worker.State.BUSY if is_busy else Worker.State.IDLE
 
     def _is_empty(self) -> bool:
-        return not (self._holdings or self._horses or self._ends or self._later or self._outbox)
+        return not (
+            self._holdings or self._horses or self._asked or self._ends or self._later or self._outbox
+        )
 
     def _has_stopped(self) -> bool:
         if self._is_cutting:  # Reports that find no database are in files.
@@ -249,7 +252,8 @@ class PreforkWorker(HandingWorker):
             self._hear()
             self._record()
             self._give_all_back()
-            self._exchange(None)
+            self._ask(None)
+            self._begin(self._taken())
             if self._nursery.children or not self._is_empty():
                 self._select([], SHARE_EVERY_SECONDS)
         self._nursery.close()
@@ -364,7 +368,7 @@ class PreforkWorker(HandingWorker):
                 self._ends.append(End(held.ticket, taking.FINISHED))
             else:
                 self._ends.append(End(held.ticket, taking.FAILED, TOLD_ELSEWHERE))
-            if held.child:
+            if held.child and report.is_awaited:
                 held.child.note_recorded(report.job_id)
         if self._holdings.has_lost:
             for held, evidence in self._holdings.end_lost():

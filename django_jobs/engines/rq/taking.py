@@ -7,14 +7,14 @@ RQ's structures then tell what RQ's own tools expect of jobs that run and have r
 import logging
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis, RedisError
-from redis.exceptions import NoScriptError, OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE
 from rq.job import Job as RQJob
@@ -65,8 +65,14 @@ class Taking:
         self._client, self._queues = client, queues
         self._worker_name, self._worker_key = worker_name, worker_key
         self._executions_key = WORKER_EXECUTIONS_KEY_TEMPLATE.format(worker_name)
+        # What was asked and is not answered:
+        self._line: Any = None
+        self._steps: list[tuple[str, list[Any]]] = []  # Each script with its keys and arguments.
+        self._takes = False
+        self._asked: Sequence[RQQueue] = ()
+        self._execution = ""
 
-    def exchange(
+    def ask(
         self,
         ends: Sequence[End],
         *,
@@ -78,32 +84,45 @@ class Taking:
         worked_seconds: float,
         paused: Collection[str] = (),
         order: Sequence[RQQueue] | None = None,
-    ) -> list[Taken] | None:
-        """Note these ends, and take up to `room` deliveries and `slots` plain jobs, in one round trip.
+    ) -> None:
+        """Note these ends, and take up to `room` deliveries and `slots` plain jobs, in one round trip, which
+        ends with `answer()`. The server works meanwhile.
 
         `quotas`: how many each queue gives before the others give what is left; `order`: another one of the
-        queues for this time, and of their quotas. None if RQ's workers are told to take nothing. Raises
-        `RedisError`.
+        queues for this time, and of their quotas. Raises `RedisError` and `OSError`.
         """
         order = order or self._queues
         quotas = [quota for queue, quota in zip(order, quotas, strict=True) if queue.name not in paused]
-        queues = [queue for queue in order if queue.name not in paused]
-        takes = bool(queues) and (room > 0 or slots > 0)
-        steps: list[tuple[str, Callable[[Any], None]]] = []
+        self._asked = [queue for queue in order if queue.name not in paused]
+        self._takes, self._execution = bool(self._asked) and (room > 0 or slots > 0), execution
+        self._steps = []
         if ends:
-            steps.append(
-                (scripts.FINISH, lambda pipeline: self._finish(pipeline, ends, is_busy, worked_seconds))
-            )
-        if takes:
-            steps.append(
-                (scripts.TAKE, lambda pipeline: self._take(pipeline, queues, room, slots, execution, quotas))
-            )
-        replies = self._call(steps)
-        if not takes:
+            self._steps.append((scripts.FINISH, self._finishing(ends, is_busy, worked_seconds)))
+        if self._takes:
+            self._steps.append((scripts.TAKE, self._taking(self._asked, room, slots, execution, quotas)))
+        if self._steps:
+            self._line = self._client.connection_pool.get_connection()
+            try:
+                self._line.send_packed_command(
+                    self._line.pack_commands(
+                        ("EVALSHA", scripts.sha(script), *told) for script, told in self._steps
+                    )
+                )
+            except BaseException:
+                self._hang_up(broken=True)
+                raise
+
+    def answer(self) -> list[Taken] | None:
+        """What was taken; None if RQ's workers are told to take nothing. Raises `RedisError` and
+        `OSError`."""
+        replies = self._replies()
+        if not self._takes:
             return []
         if replies[-1] == SUSPENDED.encode() or replies[-1] == SUSPENDED:
             return None
-        return [Taken(queues[number - 1].name, _text(item), execution) for number, item in replies[-1]]
+        return [
+            Taken(self._asked[number - 1].name, _text(item), self._execution) for number, item in replies[-1]
+        ]
 
     def take_from_full_server(self, most: int, looked_through: int) -> list[Taken]:
         """Deliveries, taken as a server lets take that has no room even for notes. Plain jobs stay: without
@@ -158,34 +177,39 @@ class Taking:
                 pipeline.hset(RQJob.key_for(each.id), "last_heartbeat", utcformat(now))
             pipeline.execute()
 
-    def _call(self, steps: Sequence[tuple[str, Callable[[Any], None]]]) -> list[Any]:
+    def _replies(self) -> list[Any]:
         """What each script answers. One that the server does not know, a new one or one started anew, is
         told."""
-        if not steps:
+        if self._line is None:
             return []
-        with self._client.pipeline(transaction=False) as pipeline:
-            for _, add in steps:
-                add(pipeline)
-            replies = pipeline.execute(raise_on_error=False)
-            for number, (script, add) in enumerate(steps):
-                if isinstance(replies[number], NoScriptError):
-                    self._client.script_load(script)
-                    add(pipeline)
-                    (replies[number],) = pipeline.execute(raise_on_error=False)
+        replies: list[Any] = []
+        try:
+            for _ in self._steps:
+                try:
+                    replies.append(self._line.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            self._hang_up(broken=True)
+            raise
+        self._hang_up()
+        for number, (script, told) in enumerate(self._steps):
+            if isinstance(replies[number], NoScriptError):
+                replies[number] = self._client.eval(script, *told)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
 
-    def _take(
-        self,
-        pipeline: Any,
-        queues: Sequence[RQQueue],
-        room: int,
-        slots: int,
-        execution: str,
-        quotas: Sequence[int],
-    ) -> None:
+    def _hang_up(self, *, broken: bool = False) -> None:
+        line, self._line = self._line, None
+        if broken:
+            line.disconnect()
+        self._client.connection_pool.release(line)
+
+    def _taking(
+        self, queues: Sequence[RQQueue], room: int, slots: int, execution: str, quotas: Sequence[int]
+    ) -> list[Any]:
         keys = [WORKERS_SUSPENDED, self._worker_key, self._executions_key]
         for queue in queues:
             registry = StartedJobRegistry.key_template.format(queue.name)
@@ -201,9 +225,9 @@ class Taking:
             execution,
             self._worker_name,
         ]
-        pipeline.evalsha(scripts.sha(scripts.TAKE), len(keys), *keys, *told, *quotas)
+        return [len(keys), *keys, *told, *quotas]
 
-    def _finish(self, pipeline: Any, ends: Sequence[End], is_busy: bool, worked_seconds: float) -> None:
+    def _finishing(self, ends: Sequence[End], is_busy: bool, worked_seconds: float) -> list[Any]:
         now = datetime.now(UTC)
         told: list[Any] = [
             RQ_KEY_PREFIX,
@@ -218,7 +242,7 @@ class Taking:
         for end in ends:
             reason = b64encode(zlib.compress(end.reason.encode())) if end.reason else ""
             told += [end.taken.queue, end.taken.id, end.taken.execution, end.status, reason]
-        pipeline.evalsha(scripts.sha(scripts.FINISH), 2, self._worker_key, self._executions_key, *told)
+        return [2, self._worker_key, self._executions_key, *told]
 
 
 class Arrivals:
