@@ -56,14 +56,6 @@ ALL = (
         database=Database.SQLITE,
         variables={**_OURS, "ISOLATION": "prefork"},
     ),
-    Contestant(
-        "ours-sqlite-fork",
-        "django_jobs, fork, SQLite",
-        "ours",
-        "job, attempt",
-        database=Database.SQLITE,
-        variables={**_OURS, "ISOLATION": "fork"},
-    ),
     Contestant("rq", "RQ Worker", "rq", "result in Redis", variables={"WORKER_CLASS": "rq.Worker"}),
     Contestant(
         "rq-simple",

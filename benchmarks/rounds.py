@@ -100,13 +100,14 @@ class Series:
 
     def _drain(self, contestant: Contestant, kind: str, processes: int) -> None:
         cell = (contestant.name, kind, processes)
-        lone_jobs = self._plan.lone_jobs if kind == "noop" else 0
+        lone_jobs = self._plan.lone_jobs if (kind, processes) == ("noop", 1) else 0
         try:
-            if not self._plan.jobs and cell not in self._speeds:
-                self._speeds[cell] = self._speed(contestant, kind, processes)
-            jobs = self._plan.jobs or int(self._speeds[cell] * self._plan.seconds)
-            jobs = min(max(jobs, FIRST_JOBS), MOST_JOBS)
-            drain = self._stand.drain(contestant, kind, jobs, processes, lone_jobs)
+            if self._plan.jobs or cell in self._speeds:
+                jobs = self._plan.jobs or int(self._speeds[cell] * self._plan.seconds)
+                jobs = min(max(jobs, FIRST_JOBS), MOST_JOBS)
+                drain = self._stand.drain(contestant, kind, jobs, processes, lone_jobs)
+            else:
+                jobs, drain = self._first_drain(contestant, kind, processes, lone_jobs)
         except Broken as error:
             self._fail(f"{contestant.name}, {kind}, {processes} processes: {error}")
             return
@@ -120,15 +121,19 @@ class Series:
             flush=True,
         )
 
-    def _speed(self, contestant: Contestant, kind: str, processes: int) -> float:
-        """About how many jobs a second it does, told by ever longer backlogs, which do not count."""
+    def _first_drain(
+        self, contestant: Contestant, kind: str, processes: int, lone_jobs: int
+    ) -> tuple[int, Drain]:
+        """Ever longer backlogs, until one lasts long enough to count; its length, and how it was drained."""
         known = self._speeds.get((contestant.name, kind, 1), 0)
         jobs = max(FIRST_JOBS, int(known * self._plan.seconds))
-        while True:
-            drain = self._stand.drain(contestant, kind, jobs, processes)
-            if drain.seconds >= self._plan.seconds / 4 or jobs >= MOST_JOBS:
-                return drain.jobs_a_second
+        drain = self._stand.drain(contestant, kind, jobs, processes)
+        while drain.seconds < self._plan.seconds / 2 and jobs < MOST_JOBS:
             jobs = min(MOST_JOBS, max(2 * jobs, int(drain.jobs_a_second * self._plan.seconds)))
+            drain = self._stand.drain(contestant, kind, jobs, processes, lone_jobs)
+        if lone_jobs and not drain.latencies:
+            drain = self._stand.drain(contestant, kind, jobs, processes, lone_jobs)
+        return jobs, drain
 
     def _count(self, contestant: Contestant) -> None:
         speed = self._speeds.get((contestant.name, "noop", 1), FIRST_JOBS)
