@@ -1,5 +1,7 @@
 """Measures one contestant: how fast it enqueues, drains a backlog and answers, and what a job costs."""
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.contestants import Contestant
 from benchmarks.costs import Costs, Meter
 from benchmarks.environments import python_of
-from benchmarks.processes import Broken, Driver, Workers
+from benchmarks.processes import ROOT, Broken, Driver, Workers, rss_bytes
 from benchmarks.servers import Database, Servers
 
 MOST_SECONDS = 60
@@ -60,9 +62,10 @@ class Stand:
                 ended = _until_done(driver, workers, jobs)
                 seconds = max(ended - began, POLL_SECONDS)
                 latencies = self._latencies(driver, workers, lone_jobs) if lone_jobs else []
+                total = jobs + len(latencies) + bool(lone_jobs)
                 if lone_jobs:
-                    _until_done(driver, workers, jobs + len(latencies))
-                if faults := driver("faults", jobs + len(latencies)):
+                    _until_done(driver, workers, total)
+                if faults := driver("faults", total):
                     raise Broken(f"After {jobs} jobs ({kind}): {'; '.join(faults)}")
             return Drain(left / seconds, seconds, workers.peak_bytes, tuple(latencies))
 
@@ -75,6 +78,29 @@ class Stand:
                 meter = Meter(self._servers, log if contestant.database is Database.POSTGRESQL else None)
                 _until_done(driver, workers, jobs)
                 return meter.a_job(left)
+
+    def memory(self, contestant: Contestant, jobs: int) -> tuple[int, int]:
+        """What a process of ours that has run so many jobs has in memory (RSS), and one of the same project
+        that has done nothing but `django.setup()`. In bytes."""
+        with self._fresh(contestant) as driver:
+            driver("fill", "noop", jobs)
+            with self.workers(contestant, driver, 1) as workers:
+                _until_done(driver, workers, jobs)
+                child = workers.child_bytes()
+        variables = self._variables(contestant, _database_name(contestant))
+        bare = subprocess.Popen(
+            [python_of(contestant), "-c", "import django; django.setup(); print(flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **variables},
+            cwd=ROOT,
+        )
+        with bare:
+            assert bare.stdout
+            bare.stdout.readline()
+            bytes_then = rss_bytes(bare.pid)
+            bare.kill()
+        return child, bytes_then
 
     @contextmanager
     def backlog(self, contestant: Contestant, kind: str, jobs: int, at_once: int) -> Iterator[Driver]:

@@ -121,6 +121,12 @@ class Workers:
         """What they take of the machine's memory now, what they share counted once (PSS)."""
         return sum(_pss_bytes(pid) for pid in self._family())
 
+    def child_bytes(self) -> int:
+        """What the largest process that runs jobs has in memory (RSS), where another one forks them."""
+        forked = [pid for process in self._processes for pid in _descendants(process.pid)]
+        children = [pid for parent in forked for pid in _descendants(parent)]
+        return max(map(rss_bytes, children), default=0)
+
     def parent_bytes(self) -> int:
         """The same of the processes started here alone, without those that they started."""
         return sum(_pss_bytes(process.pid) for process in self._processes)
@@ -164,10 +170,18 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
+def rss_bytes(pid: int) -> int:
+    return _memory_bytes(pid, "Rss")
+
+
 def _pss_bytes(pid: int) -> int:
+    return _memory_bytes(pid, "Pss")
+
+
+def _memory_bytes(pid: int, kind: str) -> int:
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(f"{kind}:"):
                 return 1024 * int(line.split()[1])
     return 0
 

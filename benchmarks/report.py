@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.contestants import Contestant
-from benchmarks.rounds import KINDS, PROCESSES, Results
+from benchmarks.rounds import KINDS, MOST_COST_JOBS, PROCESSES, Results
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- make bench writes from here -->", "<!-- to here -->"
@@ -21,6 +21,12 @@ def render(results: Results, circumstances: str) -> str:
         *_rest(results),
         *_costs(results),
     ]
+    if results.memory:
+        child, bare = results.memory
+        parts.append(
+            f"A process of ours that has run {MOST_COST_JOBS:,} jobs has {child / 1e6:.0f} MB (RSS), one "
+            f"of the same project that has done nothing but `django.setup()` {bare / 1e6:.0f} MB."
+        )
     if results.left_out:
         parts.append("\n".join(f"Left out: {title}: {why}." for title, why in results.left_out.items()))
     if results.failures:

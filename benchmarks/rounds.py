@@ -28,6 +28,8 @@ class Results:
     drains: dict[Cell, list[Drain]] = field(default_factory=lambda: defaultdict(list))
     enqueued: dict[str, list[tuple[float, float | None]]] = field(default_factory=lambda: defaultdict(list))
     costs: dict[str, Costs] = field(default_factory=dict)
+    memory: tuple[int, int] | None = None
+    """Of a process of ours that runs jobs, and of a bare one of the same project."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Titles of contestants that do not take part, and why."""
     failures: list[str] = field(default_factory=list)
@@ -79,6 +81,9 @@ class Series:
         for contestant in self._results.contestants:
             if contestant.is_ours or contestant.app == "rq":
                 self._count(contestant)
+        for contestant in self._results.contestants:
+            if contestant.name == "ours":
+                self._results.memory = self._stand.memory(contestant, MOST_COST_JOBS)
 
     def _admit(self, contestant: Contestant) -> None:
         try:
