@@ -360,6 +360,32 @@ def shop(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return folder, environment
 
 
+VERSION = """
+    import time
+    from pathlib import Path
+    from django_jobs import task
+
+    @task(queue="file_processing")
+    def version(begun, release):
+        Path(begun).touch()
+        while not Path(release).exists():
+            time.sleep(0.02)
+        return {version}
+"""
+"""The tasks of `shop` in one version of its code."""
+
+
+@pytest.fixture
+def version(job_factory: Callable[..., Job], tmp_path: Path) -> Callable[[], int]:
+    """What a job returns that is enqueued now: the version of the code that runs it."""
+
+    def ask() -> int:
+        job = job_factory(task="shop.tasks.version", args=[str(tmp_path / "asked"), str(tmp_path)])
+        return job.wait(timeout=60).result
+
+    return ask
+
+
 @pytest.fixture
 def queued_ids(valkey: redis.Redis) -> Callable[[str], list[str]]:
     """The ids of the deliveries that wait in a queue."""

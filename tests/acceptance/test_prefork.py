@@ -13,7 +13,7 @@ from django_jobs.models import Attempt, Job, Worker
 from django_jobs.processes import identity
 from django_jobs.states import FAILED, FINISHED, QUEUED, STARTED
 from tests import tasks
-from tests.conftest import ISOLATION, fresh, lines, wait_until, write
+from tests.conftest import ISOLATION, VERSION, fresh, lines, wait_until, write
 
 pytestmark = pytest.mark.skipif(ISOLATION == "fork", reason="Processes that stay are another way.")
 
@@ -250,30 +250,6 @@ def test_another_process_forks_when_the_one_that_did_is_killed(start_worker, hol
 
 
 # Fresh code
-
-VERSION = """
-    import os, time
-    from pathlib import Path
-    from django_jobs import task
-
-    @task(queue="file_processing")
-    def version(begun, release):
-        Path(begun).touch()
-        while not Path(release).exists():
-            time.sleep(0.02)
-        return {version}
-"""
-
-
-@pytest.fixture
-def version(job_factory, tmp_path):
-    """What a job returns that is enqueued now."""
-
-    def ask():
-        job = job_factory(task="shop.tasks.version", args=[str(tmp_path / "asked"), str(tmp_path)])
-        return job.wait(timeout=60).result
-
-    return ask
 
 
 def test_sighup_has_new_jobs_run_as_the_code_is_now_while_a_running_one_ends_as_it_began(

@@ -16,7 +16,7 @@ from django_jobs.models import Installation, Worker
 from django_jobs.processes import identity
 from django_jobs.states import FINISHED, QUEUED
 from tests import tasks
-from tests.conftest import ROOT, fresh, wait_until, write
+from tests.conftest import ROOT, VERSION, fresh, wait_until, write
 
 
 def test_an_unknown_queue_ends_the_command_and_names_the_one_that_was_meant(start_worker):
@@ -360,34 +360,8 @@ def test_a_log_file_that_cannot_be_written_ends_the_command_with_a_line(start_wo
     assert "Traceback" not in told
 
 
-VERSION = """
-    import time
-    from pathlib import Path
-    from django_jobs import task
-
-    @task(queue="file_processing")
-    def version(begun, release):
-        Path(begun).touch()
-        while not Path(release).exists():
-            time.sleep(0.02)
-        return {version}
-"""
-
-
-@pytest.fixture
-def version_of(job_factory, tmp_path):
-    """What a job returns that is enqueued now."""
-
-    def ask():
-        (tmp_path / "go").touch()
-        job = job_factory(task="shop.tasks.version", args=[str(tmp_path / "begun"), str(tmp_path / "go")])
-        return job.wait(timeout=60).result
-
-    return ask
-
-
 def test_a_reloading_worker_starts_anew_after_the_job_that_runs(
-    start_worker, shop, job_factory, version_of, tmp_path
+    start_worker, shop, job_factory, version, tmp_path
 ):
     folder, environment = shop
     write(folder / "shop" / "tasks.py", VERSION.format(version=1))
@@ -403,24 +377,24 @@ def test_a_reloading_worker_starts_anew_after_the_job_that_runs(
 
     assert running.wait(timeout=60).result == 1
     assert running.attempts.count() == 1
-    assert version_of() == 2
+    assert version() == 2
     assert worker.stop() == 0
     assert not Worker.objects.exists()
 
 
-def test_a_reloading_worker_outlives_code_that_cannot_be_imported(start_worker, shop, version_of):
+def test_a_reloading_worker_outlives_code_that_cannot_be_imported(start_worker, shop, version):
     folder, environment = shop
     path = folder / "shop" / "tasks.py"
     write(path, VERSION.format(version=1))
     worker = start_worker("file_processing", "--reload", **environment)
-    assert version_of() == 1
+    assert version() == 1
 
     write(path, "def broken(:")
     wait_until(lambda: "It ended with exit code 1" in worker.log.read_text())
     assert "shop.tasks cannot be imported: SyntaxError" in worker.log.read_text()
     write(path, VERSION.format(version=3))
 
-    assert version_of() == 3
+    assert version() == 3
 
 
 def test_a_reloading_worker_that_waits_for_a_change_heeds_a_signal(start_worker, shop):
