@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,6 +49,9 @@ TICK_SECONDS = 1
 TELL_RQ_EVERY_SECONDS = 10
 PATIENCE_SECONDS = 10
 """How long the database may take to answer."""
+SWITCH_SECONDS = 0.0005
+"""How long the threads of the life signs may keep the loop waiting in Python, each time; by default it would
+be 5 ms, several times for each job that arrives then."""
 AGAIN_SECONDS = 1
 """A second signal to stop counts after so long: process managers and terminals may send the first one
 twice."""
@@ -124,6 +128,7 @@ class PreforkWorker(HandingWorker):
         if with_scheduler:
             self._start_scheduler(burst, logging_level, date_format, log_format)
         self._install_signal_handlers()
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             self._look_around()
             if not burst:
