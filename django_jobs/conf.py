@@ -20,6 +20,37 @@ _LONGEST_RETENTION_DAYS = 36_500
 _LARGEST_JSON_BYTES = 250_000_000  # PostgreSQL's jsonb ends at 256 MB.
 _LONGEST_QUEUE_NAME = 100
 LIMITS = {"cpu_seconds": (0.1, 31_536_000), "memory_mb": (10, 1_048_576)}  # lowest and highest
+REDACT_KEYS = [
+    r"passw(or)?d",
+    r"passphrase",
+    r"passcode",
+    r"(?<![a-z])(pass|pwd)(?![a-z])",
+    r"secret(?!ar)",
+    r"token(?![a-z]|[-_](count|limit|usage|type))",
+    r"(access|refresh|auth|api|session)[-_]?tokens",
+    r"(?<![a-z])o?auth2?(?![a-z])",
+    r"authori[sz]ation",
+    r"credential",
+    r"(api|access|account|auth|encryption|license|master|private|secret|service|shared|signing)[-_]?keys?(?![a-z])",
+    r"(?<![a-z])(aes|fernet|gpg|hmac|jwt|pgp|rsa|ssh|ssl|tls)[-_]?keys?(?![a-z])",
+    r"(?-i:[A-Z0-9](?<!PRIMARY)(?<!UNIQUE)(?<!FOREIGN)(?<!PUBLIC)(?<!CACHE)_KEY$)",
+    r"(?<![a-z])(jwt|cookies?)(?![a-z])",
+    r"signature(?![a-z])",
+    r"sessionid",
+]
+"""Names of secrets, and no others that contain them: `author`, `compass`, `secretary`, `max_tokens`, `key`,
+`unique_key`, `primary_key` and `s3_key` are none."""
+
+REDACT_PATTERNS = [
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY[A-Z ]{0,10}-----((?:[\w+/=\s\\:,.]|-(?!----))++)",
+    r"://[^\s'\"/@:?#]*+:(?!\d{1,5}[/?#])([^\s'\"/?#]+|(?:[^\s'\"@:]|:(?!//))++)@",
+    r"(?i)authorization:(?<!\.authorization:)[ \t]*+([^\r\n]++)",
+    r"(?i)cookie:(?<!\.cookie:)[ \t]*+([^\r\n]++)",
+    r"[Bb]earer[ \t]++([\w.~+/=-]{16,}+)",
+    r"eyJ(?<![\w-]eyJ)[\w-]{5,}+(?:\.[\w-]*+){2,4}+",
+]
+"""Private keys, passwords in URLs, headers that log somebody in, bearer and JSON web tokens."""
+
 _QUEUE_OPTIONS = (
     "DEFAULT_TIMEOUT",
     "DEFAULT_RESULT_TTL",
@@ -61,6 +92,26 @@ class Setting(Generic[T]):
         return (
             f'DJANGO_JOBS["{self.name}"] is {_without_secrets(self.name, value)}; allowed is {self.allowed}.'
         )
+
+
+class ExpressionsSetting(Setting[Collection[str]]):
+    """Regular expressions; tells which one is none, and why."""
+
+    def __init__(self, default: Collection[str]) -> None:
+        super().__init__(default, "a list of regular expressions", _are_paths)
+
+    def problem(self, value: object) -> str:
+        if not self.is_allowed(value):
+            return f'DJANGO_JOBS["{self.name}"] is {value!r}; allowed is {self.allowed}.'
+        for expression in value:  # type: ignore[attr-defined] # Allowed is a collection.
+            try:
+                re.compile(expression)
+            except (re.error, OverflowError, RecursionError) as error:
+                return (
+                    f'DJANGO_JOBS["{self.name}"] contains {expression!r}, which is no regular expression: '
+                    f"{error}."
+                )
+        return ""
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
@@ -111,6 +162,12 @@ def _are_limits(value: object) -> bool:
 
 _A_SIZE = f"a whole number of bytes from 1 to {_LARGEST_JSON_BYTES}"
 _A_RETENTION = f"a number of days above 0 and at most {_LONGEST_RETENTION_DAYS}, or None for ever"
+
+
+def _is_dotted_path_or_none(value: object) -> bool:
+    return value is None or (
+        isinstance(value, str) and bool(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value))
+    )
 
 
 def _is_path_or_none(value: object) -> bool:
@@ -220,6 +277,42 @@ class Settings:
     `.django_jobs/spool` in the project's folder.
 
     In a container that starts anew, name a folder that outlives it. Only its user may write to it.
+    """
+
+    REDACT_KEYS = ExpressionsSetting(REDACT_KEYS)
+    """The names of secrets: regular expressions, searched for in names of arguments and keys of dicts.
+
+    Case is ignored, and `accessToken` is looked at as `access_Token` too. What goes by such a name is masked,
+    also within texts. Defaults to the list above.
+    """
+
+    REDACT_PATTERNS = ExpressionsSetting(REDACT_PATTERNS)
+    """What secrets look like in texts: regular expressions. Defaults to the list above.
+
+    Masked is group 1, or all that matches where there is none.
+    """
+
+    REDACT_AT_WRITE = Setting[bool](False, "True or False", lambda value: isinstance(value, bool))
+    """Whether logs, tracebacks, error and progress messages are masked before they go into the database.
+    Defaults to False: they are masked where they are shown.
+
+    Arguments and results are stored as they are: jobs and code read them.
+    """
+
+    READ_ONLY = Setting[bool](False, "True or False", lambda value: isinstance(value, bool))
+    """Whether people may only look: True refuses every verb that a user or a command asks for. Defaults to
+    False.
+
+    Code that steers without naming a user goes on, and so do workers and the maintainer.
+    """
+
+    VISIBLE_JOBS = Setting[str | None](
+        None, "the dotted path of a function, or None", _is_dotted_path_or_none
+    )
+    """The function that tells which jobs a user may see and steer: it is given the user and a queryset of
+    jobs, and returns that with more filters. Defaults to None: all jobs.
+
+    The others do not exist for that user. Permissions are asked for besides.
     """
 
     @property

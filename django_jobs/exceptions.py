@@ -29,8 +29,12 @@ class JobDoesNotExist(JobsError):
     """Raised when no job has the given id."""
 
 
+class ReadOnly(JobsError):
+    """Raised when a user or a command asks for a change while the setting READ_ONLY is True."""
+
+
 class NotPossible(JobsError):
-    """Raised when a job or queue is not in a state in which the asked-for verb applies.
+    """Raised when a job, queue or group of errors is not in a state in which the asked-for verb applies.
 
     `reason` is that state in two or three words, by which refusals of many jobs are counted.
     """
@@ -66,6 +70,10 @@ class ResultExpired(JobsError):
 
 class WaitTimeout(JobsError, TimeoutError):
     """Raised when a job has not ended in the time its caller was willing to wait."""
+
+
+class SearchError(JobsError):
+    """Raised when a search cannot be understood. Its message names what was found and what is allowed."""
 
 
 class EngineUnavailable(JobsError):

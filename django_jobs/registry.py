@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from django.apps import apps
@@ -136,6 +137,26 @@ def is_async(name: str) -> bool:
         return inspect.iscoroutinefunction(load(name))
     except Exception:  # noqa: BLE001 - Whatever its module does: who runs it will tell.
         return False
+
+
+def parameters(name: str) -> list[str] | None:
+    """The names of the positional parameters of the function of this name; None if it cannot be had.
+
+    Remembered, as pages ask it for each row, and to look in vain for a task that is gone takes long.
+    """
+    found = _parameters(name, _declared.get(name), tuple(_allowed_prefixes()))
+    return None if found is None else list(found)
+
+
+@lru_cache(maxsize=1_000)
+def _parameters(name: str, *circumstances: object) -> tuple[str, ...] | None:
+    """`circumstances` are all that may change what is found."""
+    try:
+        found = inspect.signature(load(name)).parameters.values()
+    except Exception:  # noqa: BLE001 - Whatever its module does: who runs it will tell.
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(each.name for each in found if each.kind in kinds)
 
 
 def _import(name: str) -> Any:

@@ -17,6 +17,7 @@ from django.db import connections
 
 from . import logs
 from .models import Job
+from .redaction import redact_at_write
 from .stages import Stages, check_percent
 from .states import STARTED
 from .values import clean_text
@@ -261,7 +262,7 @@ class LogCapture(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = clean_text(self.format(record), LOG_LIMIT)
+            line = clean_text(redact_at_write(self.format(record)), LOG_LIMIT)
         except Exception:  # noqa: BLE001 - As every handler: a bad record must not break the job.
             self.handleError(record)
             return

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .conf import settings
+from .redaction import redact_at_write
 
 TRACEBACK_LIMIT = 64_000  # characters
 MOST_FRAMES = 1_000
@@ -103,8 +104,9 @@ def error_fields(error: BaseException) -> dict[str, str]:
         told = f"(its traceback raises {_type_name(problem)})"
     return {
         "error_type": short(_type_name(error), 255),
-        "error_message": short(message, 2000),
-        "traceback": clean_text(told, TRACEBACK_LIMIT),
+        # Masked before they are cut: of a secret that is cut through, half would stay.
+        "error_message": short(redact_at_write(message), 2000),
+        "traceback": clean_text(redact_at_write(told), TRACEBACK_LIMIT),
     }
 
 

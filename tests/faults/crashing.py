@@ -3,6 +3,7 @@
 `CRASH_AT` names a folder whose files say who dies where; each is heeded once, so that what follows goes on.
 """
 
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -50,10 +51,11 @@ class Crashing(AppConfig):
         _before(child._Telling, "report", "done")
         _after(child._Telling, "report", "told")
         _before(batches, "record", "about to report")
-        _before(batches, "_record", "reporting")
-        _after(batches, "_record", "about to commit")
+        # On PostgreSQL one statement does it all.
+        _before(batches, "_record_on_sqlite", "reporting")
+        _after(batches, "_record_on_sqlite", "about to commit")
         _after(batches, "record", "reported")
-        _after(taking.Taking, "exchange", "RQ told")
+        _after(taking.Taking, "ask", "RQ told")
         _after(holdings, "lose_unless_locked", "loss reported")
 
 
@@ -108,6 +110,8 @@ def _jobs(args: Sequence[Any]) -> set[str]:
     for each in args:
         if isinstance(each, Mapping | list):  # What is to be claimed, reported, or told to Redis.
             found.update(*map(_job, each))
+        elif isinstance(each, str) and each.startswith("[{"):  # Reports as they go to the database.
+            found.update(UUID(told["job"]).hex for told in json.loads(each))
         else:
             found |= _job(each)
     if not found and (job := current_job()):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from django_jobs.conf import Settings
+from django_jobs.conf import REDACT_KEYS, REDACT_PATTERNS, Settings
 from django_jobs.conf import settings as jobs_settings
 from tests.conftest import ROOT
 
@@ -33,6 +33,11 @@ def test_settings_have_defaults(settings):
         "PLAIN_JOBS": "run",
         "LOG_FILE": None,
         "SPOOL_DIRECTORY": None,
+        "REDACT_KEYS": REDACT_KEYS,
+        "REDACT_PATTERNS": REDACT_PATTERNS,
+        "REDACT_AT_WRITE": False,
+        "READ_ONLY": False,
+        "VISIBLE_JOBS": None,
     }
 
 
@@ -69,6 +74,12 @@ def test_settings_are_read_when_they_are_used(settings):
         ("LOG_FILE", "worker.log"),
         ("SPOOL_DIRECTORY", Path("/var/lib/spool")),
         ("LOG_FILE", Path("/var/log/worker.log")),
+        ("REDACT_KEYS", []),
+        ("REDACT_KEYS", (r"iban", r"(?<!public_)key$")),
+        ("REDACT_PATTERNS", [r"sk-\w+"]),
+        ("REDACT_AT_WRITE", True),
+        ("READ_ONLY", True),
+        ("VISIBLE_JOBS", "shop.jobs.visible_jobs"),
     ],
 )
 def test_a_setting_takes_what_is_allowed(settings, key, value):
@@ -126,6 +137,11 @@ def test_a_setting_takes_what_is_allowed(settings, key, value):
         ("RETENTION_DAYS", False),
         ("RETENTION_DAYS", timedelta(days=7)),
         ("FAILED_RETENTION_DAYS", 36_501),
+        ("READ_ONLY", 1),
+        ("READ_ONLY", "yes"),
+        ("VISIBLE_JOBS", "visible_jobs"),
+        ("VISIBLE_JOBS", "shop.jobs."),
+        ("VISIBLE_JOBS", print),
         ("QUEUE_RETENTION_DAYS", None),
         ("QUEUE_RETENTION_DAYS", {"mail": "1"}),
         ("TASK_RETENTION_DAYS", {"shop.tasks.bill": 0}),
@@ -141,6 +157,12 @@ def test_a_setting_takes_what_is_allowed(settings, key, value):
         ("SPOOL_DIRECTORY", 7),
         ("LOG_FILE", True),
         ("LOG_FILE", b"worker.log"),
+        ("REDACT_KEYS", None),
+        ("REDACT_KEYS", "password"),
+        ("REDACT_KEYS", [1]),
+        ("REDACT_KEYS", [""]),
+        ("REDACT_PATTERNS", {"a": 1}),
+        ("REDACT_AT_WRITE", "yes"),
     ],
 )
 def test_using_a_setting_of_no_use_raises_what_the_check_tells(settings, key, value):
@@ -152,6 +174,25 @@ def test_using_a_setting_of_no_use_raises_what_the_check_tells(settings, key, va
 
     assert str(raised.value) == problem
     assert problem.startswith(f'DJANGO_JOBS["{key}"] is {value!r}; allowed is ')
+
+
+@pytest.mark.parametrize("key", ["REDACT_KEYS", "REDACT_PATTERNS"])
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("(pass", "missing ), unterminated subpattern at position 0"),
+        ("*token", "nothing to repeat at position 0"),
+        ("a{99999999999}", "the repetition number is too large"),
+    ],
+)
+def test_what_is_no_regular_expression_is_told_with_the_reason(settings, key, expression, why):
+    settings.DJANGO_JOBS = {key: ["fine", expression]}
+
+    with pytest.raises(ImproperlyConfigured) as raised:
+        getattr(jobs_settings, key)
+
+    told = f'DJANGO_JOBS["{key}"] contains {expression!r}, which is no regular expression: {why}.'
+    assert str(raised.value) == told == jobs_settings.declared()[key].problem(["fine", expression])
 
 
 def test_a_wrong_setting_does_not_keep_the_others_from_use(settings):
@@ -181,17 +222,24 @@ def test_a_password_among_the_queues_options_is_not_told(options):
     assert "s3cret" not in problem
 
 
+def section_of(key):
+    return re.search(rf"^### {key}\n(.*?)(?=^##|\Z)", DOCUMENTED, re.MULTILINE | re.DOTALL)[1]
+
+
 @pytest.mark.parametrize("key", Settings.declared())
 def test_every_setting_is_documented_with_its_default(key):
-    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \|.*?\| `([^`]*)` \|[^|]*\|$", DOCUMENTED, re.MULTILINE))
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(#\w+\) \|.*?\| ([^|]*) \|[^|]*\|$", DOCUMENTED, re.MULTILINE))
+    default = Settings.declared()[key].default
 
-    assert rows[key] == repr(Settings.declared()[key].default)
+    if rows[key] == f"[listed there](#{key.lower()})":
+        assert "```\n{}\n```".format("\n".join(default)) in section_of(key)
+    else:
+        assert rows[key] == f"`{default!r}`"
 
 
 @pytest.mark.parametrize("key", Settings.declared())
 def test_every_setting_is_documented_with_an_example_that_is_allowed(settings, key):
-    section = re.search(rf"^### {key}\n(.*?)(?=^##|\Z)", DOCUMENTED, re.MULTILINE | re.DOTALL)[1]
-    examples = re.findall(r"```python\nDJANGO_JOBS = (.*?)```", section, re.DOTALL)
+    examples = re.findall(r"```python\nDJANGO_JOBS = (.*?)```", section_of(key), re.DOTALL)
 
     assert examples
     for example in examples:

@@ -309,3 +309,26 @@ def test_a_name_like_no_other_is_answered_with_what_can_be_done():
         TaskNotFound, match=r"\)\. Was it moved, .* with @task\(name=…\), and requeue the job"
     ):
         registry.load("entirely.unlike")
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("tests.tasks.add", ["left", "right"]),
+        ("tests.tasks.echo", []),
+        ("tests.tasks.undeclared", ["number"]),
+        ("tests.tasks.gone", None),
+        ("os.system", None),
+        ("", None),
+    ],
+)
+def test_the_positional_parameters_of_a_task_have_names(name, names):
+    assert registry.parameters(name) == names
+
+
+def test_a_task_that_was_asked_for_before_it_was_declared_is_known(forget_declared):
+    assert registry.parameters("declared.later") is None
+
+    registry.declare(tasks.undeclared, "declared.later")
+
+    assert registry.parameters("declared.later") == ["number"]

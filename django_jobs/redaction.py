@@ -1,0 +1,172 @@
+"""Masks secrets in what is shown: values by the names they go by, and texts by what they look like.
+
+Which names and looks is said by REDACT_KEYS and REDACT_PATTERNS. Takes time in proportion to the text,
+whatever it is: no expression here reads on from many places to one far end.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .conf import settings
+
+MASK = "********"
+
+_LONGEST_NAME = 200  # characters; of longer ones the end is looked at
+_NAME = re.compile(
+    r"""(?<![\w.-]) (?P<name>[\w.-]++) (?P<quote>\\*+["'])? \]? [ \t]{0,8}+
+        (?P<sign> => | := | =(?!=) | :(?!:) ) [ \t]{0,8}+""",
+    re.VERBOSE,
+)
+"""What a value may follow in a text: password=, "password": , environ['PASSWORD'] = , --password=."""
+
+_QUOTED = re.compile(
+    r"""[bfru]{0,2}"(?P<double>(?:[^"\\\n]|\\.)*+)"?
+      | [bfru]{0,2}'(?P<single>(?:[^'\\\n]|\\.)*+)'?
+      | \\++["'](?P<inner>[^"'\\\n]*+)""",  # JSON inside a text that is shown quoted.
+    re.VERBOSE | re.IGNORECASE,
+)
+_BARE = re.compile(r"""(?:(?:bearer|basic|digest|token)[ \t]++)?[^\s,;&'"()\[\]{}]++""", re.IGNORECASE)
+_IN_BRACKETS = re.compile(
+    r"""(?P<open>[\[({]) | (?P<close>[\])}]) | "(?:[^"\\\n]|\\.)*+"? | '(?:[^'\\\n]|\\.)*+'? | (?P<end>\n)""",
+    re.VERBOSE,
+)
+_TELL_NOTHING = {"none", "null", "true", "false", "", "[]", "{}", "()", MASK}
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def redact(value: Any) -> Any:
+    """A JSON value with its secrets masked: all under a name that `REDACT_KEYS` finds, and within texts.
+
+    None, booleans and what is empty stay: they are no secrets, and often the answer.
+    """
+    try:
+        return _rules().value(value)
+    except RecursionError:
+        return MASK
+
+
+def redact_text(text: str) -> str:
+    """A log, traceback or message with its secrets masked."""
+    return _rules().text(text)
+
+
+def is_secret(name: str) -> bool:
+    """Whether `REDACT_KEYS` finds this name: what goes by it is masked."""
+    return _rules().is_secret(name)
+
+
+def redact_at_write(text: str) -> str:
+    """`text` as it may go into a row: masked if `REDACT_AT_WRITE` is on."""
+    return redact_text(text) if settings.REDACT_AT_WRITE else text
+
+
+def redact_call(
+    task: str, args: Sequence[Any], kwargs: Mapping[str, Any], parameters: Sequence[str] | None = None
+) -> str:
+    """The call as Python code with its secrets masked: `users.tasks.invite(42, password='********')`.
+
+    `parameters` are the names of the task's positional parameters, None if they are not known: what is given
+    by position is then masked only by what it looks like.
+    """
+    rules = _rules()
+    names = [*(parameters or ())][: len(args)]
+    names += [""] * (len(args) - len(names))
+    try:
+        shown = [repr(rules.named(name, value)) for name, value in zip(names, args, strict=True)]
+        shown += [f"{name}={rules.named(name, value)!r}" for name, value in kwargs.items()]
+    except RecursionError:
+        shown = [MASK]
+    return f"{task}({', '.join(shown)})"
+
+
+def _rules() -> "_Rules":
+    return _compiled(tuple(settings.REDACT_KEYS), tuple(settings.REDACT_PATTERNS))
+
+
+@lru_cache(maxsize=8)
+def _compiled(keys: tuple[str, ...], patterns: tuple[str, ...]) -> "_Rules":
+    return _Rules(keys, patterns)
+
+
+class _Rules:
+    """What the two settings say, compiled once."""
+
+    def __init__(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
+        self._keys = [re.compile(key, re.IGNORECASE) for key in keys]
+        self._patterns = [re.compile(pattern) for pattern in patterns]
+        self._is_secret = lru_cache(maxsize=2_000)(self._is_found)
+
+    def value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {name: self.named(name, item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(item) for item in value]
+        return value
+
+    def named(self, name: str, value: Any) -> Any:
+        if value is None or isinstance(value, bool) or value in ("", [], {}):
+            return value
+        return MASK if self.is_secret(name) else self.value(value)
+
+    def is_secret(self, name: str) -> bool:
+        return self._is_secret(name[-_LONGEST_NAME:])
+
+    def text(self, text: str) -> str:
+        for pattern in self._patterns:
+            text = pattern.sub(_masked, text)
+        return self._mask_pairs(text)
+
+    def _is_found(self, name: str) -> bool:
+        humps = _HUMP.sub("_", name)
+        return any(key.search(name) or key.search(humps) for key in self._keys)
+
+    def _mask_pairs(self, text: str) -> str:
+        """Mask what stands behind the name of a secret."""
+        parts, done, position = [], 0, 0
+        while pair := _NAME.search(text, position):
+            position = pair.end()
+            is_logger = "." in pair["name"] and pair["sign"] == ":" and not pair["quote"]  # shop.auth: hello
+            if is_logger or not self.is_secret(pair["name"]):
+                continue
+            start, position = _value_at(text, position)
+            if text[start:position].lower() not in _TELL_NOTHING:
+                parts += [text[done:start], MASK]
+                done = position
+        return "".join([*parts, text[done:]])
+
+
+def _masked(match: re.Match[str]) -> str:
+    whole = match[0]
+    group = 1 if match.re.groups and match[1] is not None else 0
+    start, end = (place - match.start() for place in match.span(group))
+    # Group 1 of a lookaround may stand outside of what is replaced.
+    if not 0 <= start < end <= len(whole):
+        return whole
+    return f"{whole[:start]}{MASK}{whole[end:]}"
+
+
+def _value_at(text: str, position: int) -> tuple[int, int]:
+    """From where to where the value reaches that begins here: inside its quotes, or all of its expression."""
+    if quoted := _QUOTED.match(text, position):
+        return quoted.span(quoted.lastgroup or 0)
+    bare = _BARE.match(text, position)
+    end = bare.end() if bare else position
+    while text[end : end + 1] in ("[", "(", "{"):
+        end = _end_of_brackets(text, end)
+    return position, end
+
+
+def _end_of_brackets(text: str, position: int) -> int:
+    """Where the brackets that open here are closed, at the latest where the line ends."""
+    depth = 0
+    for part in _IN_BRACKETS.finditer(text, position):
+        if part["end"]:
+            return part.start()
+        depth += bool(part["open"]) - bool(part["close"])
+        if depth == 0 and part["close"]:
+            return part.end()
+    return len(text)
