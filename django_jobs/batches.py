@@ -18,7 +18,7 @@ from django.db.models import F
 from django.db.models.base import ModelState
 
 from . import sql
-from .models import Attempt, Job, Worker
+from .models import Attempt, FigureDelta, Job, Worker
 from .models.tallies import Tally, tally
 from .outcomes import WENT_WELL
 from .states import FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
@@ -121,7 +121,8 @@ def _record_on_sqlite(documents: str, alias: str) -> set[UUID]:
         cursor.execute(_statement(alias, _END_ON_SQLITE), [documents])
         ended = [job_id for (job_id,) in cursor.fetchall()]
         if ended:
-            cursor.execute(_statement(alias, _STORE_ON_SQLITE), [documents, json.dumps(ended)])
+            for template in (_STORE_ON_SQLITE, _FIGURE_ON_SQLITE):
+                cursor.execute(_statement(alias, template), [documents, json.dumps(ended)])
         return {UUID(job_id) for job_id in ended}
 
 
@@ -147,6 +148,12 @@ _TOLD = {
     "wait_seconds": "double precision",
     "keep_seconds": "double precision",
     "ran_seconds": "double precision",
+    "queue": "text",
+    "task": "text",
+    "fingerprint": "text",
+    "waited_seconds": "double precision",
+    "wait_bucket": "smallint",
+    "run_bucket": "smallint",
 }
 """What of a document goes into rows, with PostgreSQL's types. JSON is told as text, as SQLite stores it."""
 
@@ -158,6 +165,7 @@ _SET = """
     result_expires_at = CASE WHEN {finished} AND told.keep_seconds IS NOT NULL THEN {expires}
                         ELSE {job}.result_expires_at END,
     error_type = told.error_type, error_message = told.error_message, traceback = told.traceback,
+    fingerprint = told.fingerprint,
     progress = told.progress, progress_message = told.progress_message,
     stage = told.stage, stages = told.stages{jsonb}, stage_names = told.stage_names{jsonb},
     elsewhere_until = NULL,
@@ -183,6 +191,14 @@ INSERT INTO {attempt} (job_id, number, claim_id, worker_name, started_at, finish
 SELECT told.job, told.attempt, told.claim, told.worker_name, told.started_at, {now}, told.outcome,
        told.error_type, told.error_message, told.traceback, told.log
 """
+_FIGURES = """
+INSERT INTO {figures} (at, queue, task, worker_name, outcome, fingerprint, sample, wait_bucket, run_bucket,
+                       amount, wait_seconds, run_seconds)
+SELECT {now}, queue, task, worker_name, outcome, fingerprint,
+       CASE WHEN fingerprint <> '' THEN {any_job} END, wait_bucket, run_bucket,
+       count(*), coalesce(sum(waited_seconds), 0), sum(ran_seconds)
+"""
+_ALIKE = "GROUP BY queue, task, worker_name, outcome, fingerprint, wait_bucket, run_bucket"
 
 _PROGRESS = """
 WITH told AS MATERIALIZED ({told})
@@ -205,14 +221,15 @@ free AS (
 ended AS (
     UPDATE {{job}} SET {_SET} FROM told
     WHERE {_IS_HELD} AND {{job}}.id IN (SELECT id FROM free)
-    RETURNING {{job}}.id, {{job}}.queue, {{job}}.status
+    RETURNING {{job}}.id, {{job}}.queue AS ended_on, {{job}}.status AS became
 ),
 stored AS ({_ATTEMPT} FROM told JOIN ended ON ended.id = told.job),
 counted AS (
     INSERT INTO {{tally}} (queue, status, amount)
-    SELECT queue, status, count(*) FROM ended
-    WHERE status IN ('{FINISHED.value}', '{FAILED.value}') GROUP BY queue, status
+    SELECT ended_on, became, count(*) FROM ended
+    WHERE became IN ('{FINISHED.value}', '{FAILED.value}') GROUP BY ended_on, became
 ),
+figured AS ({_FIGURES} FROM told JOIN ended ON ended.id = told.job {_ALIKE}),
 worked AS (
     UPDATE {{worker}} SET finished_count = finished_count + sums.good,
            failed_count = failed_count + sums.bad, busy_seconds = busy_seconds + sums.seconds
@@ -226,6 +243,10 @@ worked AS (
 )
 SELECT id FROM ended
 """  # noqa: S608 - Our own names and columns alone.
+_FIGURE_ON_SQLITE = f"""
+WITH told AS MATERIALIZED ({{told}})
+{_FIGURES} FROM told WHERE told.job IN (SELECT value FROM json_each(%s)) {_ALIKE}
+"""  # noqa: S608
 # Materialized, so that each document is read once.
 _END_ON_SQLITE = f"""
 WITH told AS MATERIALIZED ({{told}})
@@ -252,6 +273,8 @@ def _statement(alias: str, template: str) -> str:
     return template.format(
         job=quote(Job._meta.db_table),
         attempt=quote(Attempt._meta.db_table),
+        figures=quote(FigureDelta._meta.db_table),
+        any_job="max(told.job::text)::uuid" if connection.vendor == "postgresql" else "max(told.job)",
         tally=quote(Tally._meta.db_table),
         worker=quote(Worker._meta.db_table),
         told=told,

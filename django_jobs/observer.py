@@ -7,7 +7,7 @@ UPDATE, guarded by the state that it was made for.
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -20,10 +20,14 @@ from django.db.models.functions import Now
 from .engines import all_engines
 from .engines.base import BaseEngine, Run, Seen
 from .exceptions import EngineUnavailable
+from .fingerprints import fingerprint
 from .models import Attempt, Job, Worker
+from .models.figures import add_attempt
 from .models.tallies import tally
 from .models.workers import installation_id
+from .redaction import redact_at_write
 from .states import CANCELED, FINISHED, QUEUED, STARTED, TERMINAL
+from .values import TRACEBACK_LIMIT, clean_text, short
 
 BATCH = 500
 """How many unfinished rows of each queue a pass looks after; the next pass goes on behind them."""
@@ -38,8 +42,8 @@ _UNKNOWN_END = "How this attempt ended is not known: the server keeps that of th
 _RESULT_KEPT = "Plain {engine} keeps its result, for as long as it was told to."
 
 _READ = (
-    *("observed_id", "queue", "status", "attempt", "max_attempts", "claim_id", "worker", "scheduled_for"),
-    "started_at",
+    *("observed_id", "task", "queue", "status", "attempt", "max_attempts", "claim_id", "worker"),
+    *("scheduled_for", "queued_at", "started_at"),
 )
 
 _seen_to: dict[str, UUID] = {}  # {queue: the last row that the pass before has looked after}
@@ -111,11 +115,13 @@ class _Change:
         self.status, self.claim_id = STARTED, run.id
         self._set(
             **_fresh(seen),
-            **_error(_NO_ERROR),
+            **_error_of_job(_NO_ERROR),
             scheduled_for=None,
             started_at=run.started_at or Now(),
             worker_id=run.worker_id,
         )
+        if seen.queued_at and run.started_at and seen.queued_at <= run.started_at:
+            self._set(queued_at=seen.queued_at)
 
     def end(self, seen: Seen, run: Run | None) -> None:
         """End the attempt that has begun, if one has, as `run` tells; then be what the job was seen to be."""
@@ -137,20 +143,20 @@ class _Change:
             )
         else:
             self.wait(seen)
-        self._set(**_error(error))
+        self._set(**_error_of_job(error))
 
     def vanish(self) -> None:
         error = ("", _GONE, "")
         if self.status == STARTED:
             self._store(None, Attempt.Outcome.CANCELED, error)
         self.status = CANCELED
-        self._set(finished_at=Now(), scheduled_for=None, **_error(error))
+        self._set(finished_at=Now(), scheduled_for=None, **_error_of_job(error))
 
     def correct(self, stored: Attempt, seen: Seen, run: Run) -> None:
         """Tell how an attempt ended that is stored, and over, without that."""
         self._attempts.append((stored.number, _told(run, run.outcome, seen.error), None))
         if self.claim_id is None and stored.number == self.attempt - 1:
-            self._set(**_error(seen.error))
+            self._set(**_error_of_job(seen.error))
 
     @property
     def is_needed(self) -> bool:
@@ -177,9 +183,17 @@ class _Change:
         for number, fields, worker_id in self._attempts:
             # While an attempt is started, it is not stored.
             is_new = number == self.job.attempt and self.job.status == STARTED
-            if is_new or not self.job.attempts.filter(number=number).update(**fields):
+            stored = None if is_new else self.job.attempts.filter(number=number).first()
+            if stored:
+                self.job.attempts.filter(number=number).update(**fields)
+                _correct_figures(self.job, stored, fields)
+            else:
                 self.job.attempts.create(number=number, **fields)
                 _count_for_worker(worker_id, fields)
+                waited = _seconds_waited(fields, self.update.get("queued_at"), self.job.queued_at)
+                add_attempt(
+                    self.job, **_counted(fields), waited_seconds=waited, ran_seconds=_seconds_run(fields)
+                )
 
     def _store(self, run: Run | None, outcome: str, error: tuple[str, str, str]) -> None:
         run = run or Run(started_at=self.job.started_at)
@@ -364,7 +378,22 @@ def _fresh(seen: Seen) -> dict[str, Any]:
 
 
 def _error(error: tuple[str, str, str]) -> dict[str, str]:
-    return dict(zip(("error_type", "error_message", "traceback"), error, strict=True))
+    kind, message, traceback = error
+    return {
+        "error_type": kind,
+        "error_message": short(redact_at_write(message), 2000),
+        "traceback": clean_text(redact_at_write(traceback), TRACEBACK_LIMIT),
+    }
+
+
+def _error_of_job(error: tuple[str, str, str]) -> dict[str, str]:
+    fields = _error(error)
+    return {**fields, "fingerprint": _fingerprint(fields)}
+
+
+def _fingerprint(fields: Mapping[str, Any]) -> str:
+    error = {name: fields[name] for name in ("error_type", "error_message", "traceback")}
+    return fingerprint(**error) if error["error_type"] else ""
 
 
 def _told(run: Run, outcome: str, error: tuple[str, str, str]) -> dict[str, Any]:
@@ -387,3 +416,38 @@ def _count_for_worker(worker_id: UUID | None, attempt: dict[str, Any]) -> None:
     seconds = (attempt["finished_at"] - attempt["started_at"]).total_seconds()
     counts = {ended: F(ended) + 1, "busy_seconds": F("busy_seconds") + seconds}
     Worker.objects.filter(pk=worker_id).update(**counts)
+
+
+def _correct_figures(job: Job, stored: Attempt, fields: dict[str, Any]) -> None:
+    """Count an attempt otherwise than it was stored, if that was not known yet. How long it waited stays."""
+    before, after = _counted(vars(stored)), _counted(fields)
+    if all(before[name] == after[name] for name in ("outcome", "worker_name", "fingerprint")):
+        return
+    add_attempt(job, **before, amount=-1)
+    ran = None if stored.worker_name else _seconds_run(fields)  # Else that was counted, too.
+    add_attempt(job, **after, ran_seconds=ran)
+
+
+def _counted(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "outcome": attempt["outcome"],
+        "at": attempt["finished_at"],
+        "worker_name": attempt["worker_name"],
+        "fingerprint": _fingerprint(attempt),
+    }
+
+
+def _seconds_waited(attempt: Mapping[str, Any], *queued_at: datetime | None) -> float | None:
+    """Since the job was last queued before this attempt; None if that is not known."""
+    began = attempt["started_at"]
+    if not isinstance(began, datetime):
+        return None
+    return min(((began - at).total_seconds() for at in queued_at if at and at <= began), default=None)
+
+
+def _seconds_run(attempt: Mapping[str, Any]) -> float | None:
+    """None if that is not known: if no worker has told it."""
+    began, ended = attempt["started_at"], attempt["finished_at"]
+    if not (attempt["worker_name"] and isinstance(began, datetime) and isinstance(ended, datetime)):
+        return None
+    return max(0.0, (ended - began).total_seconds())

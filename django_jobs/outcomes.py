@@ -6,16 +6,19 @@ status change.
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from django.db import router, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from .fingerprints import fingerprint
 from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
+from .models.figures import add_attempt, seconds_waited
 from .models.jobs import NEXT_DELIVERY, WORKER_LOST
 from .models.tallies import tally
+from .redaction import redact_at_write
 from .retries import Retry, interval_seconds
 from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from .values import short
@@ -46,7 +49,12 @@ class Outcome:
     @property
     def told(self) -> dict[str, Any]:
         """What the attempt told, as fields of the row."""
-        return {**self.error, **(self.progress or {})}
+        return {**self.error, "fingerprint": self.fingerprint, **(self.progress or {})}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its error, empty if there is none."""
+        return fingerprint(**self.error) if self.error["error_type"] else ""
 
     @classmethod
     def finished(cls, **told: Any) -> Self:
@@ -132,11 +140,15 @@ def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | Non
     return None
 
 
-def fail_untold(job: Job, why: str) -> bool:
+def fail_untold(job: Job, why: str, worker_name: str) -> bool:
     """End a held attempt as failed of which nothing else can be recorded; False if it is not held."""
-    failed = {"status": FAILED, "finished_at": Now(), **_error("NotRecorded", short(why, 2000), "")}
+    outcome = Outcome.failed("NotRecorded", short(redact_at_write(why), 2000), "")
+    failed = {"status": FAILED, "finished_at": Now(), **outcome.told}
     with transaction.atomic(using=router.db_for_write(Job)):
-        return _end_attempt(job, failed, if_canceled={}) is not None
+        if _end_attempt(job, failed, if_canceled={}) is None:
+            return False
+        _store_attempt(job, outcome, worker_name)
+    return True
 
 
 def lose(job: Job, evidence: str) -> bool:
@@ -154,7 +166,7 @@ def lose(job: Job, evidence: str) -> bool:
         update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
     error = _error(WORKER_LOST, short(evidence, 2000))
     with transaction.atomic(using=router.db_for_write(Job)):
-        lost = {**update, **error, "losses": F("losses") + 1}
+        lost = {**update, **error, "fingerprint": fingerprint(**error), "losses": F("losses") + 1}
         status = _end_attempt(job, lost, if_canceled={})
         if status is None:
             return False
@@ -246,9 +258,22 @@ def _replace_interrupted(job: Job, outcome: Outcome, update: dict[str, Any], wor
     if outcome.kind != Attempt.Outcome.FINISHED or not interrupted.update(**update):
         return False
     tally({(job.queue, FAILED): -1, (job.queue, FINISHED): 1})
-    job.attempts.filter(number=job.attempt).update(
+    stored = job.attempts.filter(number=job.attempt)
+    for lost in stored:
+        told = fingerprint(lost.error_type, lost.error_message, lost.traceback)
+        add_attempt(
+            job,
+            lost.outcome,
+            at=lost.finished_at,
+            worker_name=lost.worker_name,
+            fingerprint=told,
+            waited_seconds=seconds_waited(job),
+            amount=-1,
+        )
+    stored.update(
         worker_name=worker_name, outcome=outcome.kind, log=outcome.log, finished_at=Now(), **outcome.error
     )
+    _count(job, outcome, worker_name)
     return True
 
 
@@ -270,8 +295,9 @@ def _store_attempt(job: Job, outcome: Outcome, worker_name: str) -> None:
     if job.elsewhere_until:  # Stored when its work was handed over, with its log.
         handed_over = job.attempts.filter(number=job.attempt)
         if handed_over.update(outcome=outcome.kind, finished_at=Now(), **outcome.error):
+            _count(job, outcome, worker_name)
             return
-    job.attempts.create(
+    stored = job.attempts.create(
         number=job.attempt,
         claim_id=job.claim_id,  # type: ignore[misc] # A claimed job has one.
         worker_name=worker_name,
@@ -280,6 +306,20 @@ def _store_attempt(job: Job, outcome: Outcome, worker_name: str) -> None:
         log=outcome.log,
         **outcome.error,
     )
+    _count(job, outcome, worker_name, at=stored.finished_at)
+
+
+def _count(job: Job, outcome: Outcome, worker_name: str, at: datetime | None = None) -> None:
+    if outcome.kind != Attempt.Outcome.ELSEWHERE:  # That is counted when it ends.
+        add_attempt(
+            job,
+            outcome.kind,
+            at=at,
+            worker_name=worker_name,
+            fingerprint=outcome.fingerprint,
+            waited_seconds=seconds_waited(job),
+            ran_seconds=outcome.ran_seconds or None,
+        )
 
 
 def _count_for_worker(job: Job, outcome: Outcome) -> None:

@@ -27,6 +27,7 @@ from django.db import (
 
 from . import spool, sql
 from .models import Attempt, Job
+from .models.figures import bucket, seconds_waited
 from .models.workers import installation_id
 from .outcomes import Outcome, after_failure, as_counted, fail_untold, record
 from .patience import patience
@@ -111,8 +112,9 @@ def give_up(told: dict[str, Any], error: Exception) -> None:
     """Have the job fail whose report, a `document`, the database takes in no form: it must not run again for
     that, nor hold up others."""
     logger.error("The report of job %s cannot be recorded: %r", told["job"], error)
-    if job := _read(told)[0]:
-        fail_untold(job, f"The database refuses its report: {error!r}")
+    job, _, worker_name = _read(told)
+    if job:
+        fail_untold(job, f"The database refuses its report: {error!r}", worker_name)
 
 
 class _Keeping:
@@ -182,11 +184,13 @@ def document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
     outcome = as_counted(job, outcome)
     status, seconds = _what_comes_next(job, outcome)
     progress = outcome.progress or {}
+    waited = seconds_waited(job)
     return {
         "job": str(sql.database_uuid(job.pk, alias)),
         "attempt": job.attempt,
         "claim": str(sql.database_uuid(job.claim_id, alias)),  # type: ignore[arg-type] # A claimed job has one.
         "queue": job.queue,
+        "task": job.task,
         "worker": str(job.worker_id) if job.worker_id else None,
         "worker_name": worker_name,
         "started_at": str(connections[alias].ops.adapt_datetimefield_value(job.started_at)),
@@ -204,6 +208,10 @@ def document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
         and {"max": outcome.retry.max, "interval": outcome.retry.seconds_after(job.attempt)},
         "elsewhere_seconds": outcome.elsewhere_seconds,
         "ran_seconds": outcome.ran_seconds,
+        "fingerprint": outcome.fingerprint,
+        "waited_seconds": waited,
+        "wait_bucket": None if waited is None else bucket(waited),
+        "run_bucket": bucket(outcome.ran_seconds) if outcome.ran_seconds else None,
     }
 
 

@@ -29,6 +29,21 @@ WHERE id IN (
 RETURNING {returning}
 """
 
+# From name to name along an index, where GROUP BY would read all that is queued.
+_WAITING = """
+WITH RECURSIVE waiting(queue) AS (
+    SELECT (SELECT queue FROM {job} WHERE status = '{queued}' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT {job}.queue FROM {job} WHERE {job}.status = '{queued}' AND {job}.queue > waiting.queue
+            ORDER BY {job}.queue LIMIT 1)
+    FROM waiting WHERE waiting.queue IS NOT NULL
+)
+SELECT queue, (SELECT {job}.queued_at FROM {job}
+               WHERE {job}.status = '{queued}' AND {job}.queue = waiting.queue AND {job}.queued_at IS NOT NULL
+               ORDER BY {job}.queued_at LIMIT 1)
+FROM waiting WHERE queue IS NOT NULL LIMIT {most}
+"""
+
 _INSERT = """
 INSERT INTO {job} ({columns}) SELECT {values} FROM {rows} {on_conflict}
 """
@@ -96,8 +111,15 @@ def now(alias: str) -> datetime:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {NOW[connection.vendor]}".replace("%%", "%"))
         (told,) = cursor.fetchone()
-    moment: datetime = datetime.fromisoformat(told) if isinstance(told, str) else told
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return _moment(told)
+
+
+def waiting_since(alias: str, most: int) -> dict[str, datetime | None]:
+    """The queues where jobs are queued, `most` of them, each with the time since when its first one is."""
+    table = connections[alias].ops.quote_name(Job._meta.db_table)
+    with connections[alias].cursor() as cursor:
+        cursor.execute(_WAITING.format(job=table, queued=QUEUED.value, most=most))
+        return {queue: _moment(told) if told else None for queue, told in cursor.fetchall()}
 
 
 def claim(wanted: Sequence[tuple[UUID, int]], worker_id: UUID, claim_id: UUID) -> list[Job]:
@@ -118,6 +140,11 @@ def claiming(
     ids = [database_uuid(job_id, alias) for job_id, _ in wanted]
     names = [database_uuid(each, alias) for each in (worker_id, claim_id)]
     return statement, [*names, *ids, *_flat(wanted, alias)]
+
+
+def _moment(told: Any) -> datetime:
+    moment: datetime = datetime.fromisoformat(told) if isinstance(told, str) else told
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _documents(rows: Iterable[str]) -> Iterator[str]:

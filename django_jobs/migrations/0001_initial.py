@@ -17,6 +17,45 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="FigureDelta",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("queue", models.CharField(max_length=100)),
+                ("task", models.CharField(max_length=255)),
+                ("worker_name", models.CharField(blank=True, default="", max_length=255)),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("finished", "Finished"),
+                            ("failed", "Failed"),
+                            ("retried", "Retried"),
+                            ("elsewhere", "Elsewhere"),
+                            ("canceled", "Canceled"),
+                            ("lost", "Lost"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                ("fingerprint", models.CharField(blank=True, default="", max_length=32)),
+                (
+                    "sample",
+                    models.UUIDField(help_text="One of the jobs, where the attempts failed.", null=True),
+                ),
+                ("wait_bucket", models.PositiveSmallIntegerField(null=True)),
+                ("run_bucket", models.PositiveSmallIntegerField(null=True)),
+                ("amount", models.IntegerField()),
+                ("wait_seconds", models.FloatField(default=0, help_text="Of all of them together.")),
+                ("run_seconds", models.FloatField(default=0, help_text="Of all of them together.")),
+            ],
+        ),
+        migrations.CreateModel(
             name="Installation",
             fields=[
                 (
@@ -49,10 +88,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
-                "permissions": [
-                    ("pause_queue", "Can pause and resume a queue"),
-                    ("empty_queue", "Can cancel all jobs that wait on a queue"),
-                ],
+                "permissions": [("manage_queue", "Can pause, resume and empty a queue")],
             },
         ),
         migrations.CreateModel(
@@ -67,6 +103,74 @@ class Migration(migrations.Migration):
                 ("queue", models.CharField(max_length=100)),
                 ("status", models.CharField(max_length=10)),
                 ("amount", models.IntegerField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="ErrorGroup",
+            fields=[
+                ("fingerprint", models.CharField(max_length=32, primary_key=True, serialize=False)),
+                ("error_type", models.CharField(max_length=255)),
+                ("frame", models.CharField(blank=True, default="", max_length=255)),
+                ("message", models.TextField(blank=True, default="", help_text="Of the newest one.")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("open", "open"), ("resolved", "resolved"), ("ignored", "ignored")],
+                        default="open",
+                        max_length=10,
+                    ),
+                ),
+                ("ignored_until", models.DateTimeField(help_text="Empty: for ever.", null=True)),
+                (
+                    "reopened_at",
+                    models.DateTimeField(help_text="When it came back after it was resolved.", null=True),
+                ),
+                ("count", models.PositiveBigIntegerField(default=0, help_text="Attempts that failed so.")),
+                ("first_seen", models.DateTimeField()),
+                ("last_seen", models.DateTimeField()),
+                ("tasks", models.JSONField(default=dict, help_text="How many attempts of which tasks.")),
+                ("workers", models.JSONField(default=dict, help_text="How many attempts by which workers.")),
+                ("sample", models.UUIDField(help_text="The newest job that failed so.", null=True)),
+                ("changed_at", models.DateTimeField(null=True)),
+                (
+                    "changed_by",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+            ],
+            options={
+                "verbose_name": "error group",
+                "verbose_name_plural": "error groups",
+                "ordering": ["-last_seen"],
+                "permissions": [("resolve_errorgroup", "Can resolve, ignore and reopen groups of errors")],
+                "base_manager_name": "objects",
+            },
+        ),
+        migrations.CreateModel(
+            name="ErrorCount",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("start", models.DateTimeField()),
+                ("count", models.PositiveIntegerField(default=0)),
+                (
+                    "group",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="counts",
+                        to="django_jobs.errorgroup",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
@@ -170,6 +274,15 @@ class Migration(migrations.Migration):
                 ("error_message", models.TextField(blank=True, default="")),
                 ("traceback", models.TextField(blank=True, default="")),
                 (
+                    "fingerprint",
+                    models.CharField(
+                        blank=True,
+                        default="",
+                        help_text="Of the error; alike for errors of one kind.",
+                        max_length=32,
+                    ),
+                ),
+                (
                     "progress",
                     models.PositiveSmallIntegerField(
                         default=0, validators=[django.core.validators.MaxValueValidator(100)]
@@ -235,8 +348,14 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
+                "verbose_name": "job",
+                "verbose_name_plural": "jobs",
                 "ordering": ["-id"],
                 "permissions": [
+                    ("view_job_arguments", "Can see arguments, results and logs of jobs"),
+                    ("enqueue_job", "Can enqueue jobs"),
+                    ("edit_job_arguments", "Can requeue a job with other arguments"),
+                    ("bulk_job", "Can act on all jobs that match"),
                     ("cancel_job", "Can cancel job"),
                     ("stop_job", "Can stop a running job"),
                     ("requeue_job", "Can requeue job"),
@@ -246,6 +365,55 @@ class Migration(migrations.Migration):
                     ("report_job", "Can report progress and end of a job from elsewhere"),
                 ],
                 "base_manager_name": "objects",
+            },
+        ),
+        migrations.CreateModel(
+            name="Attempt",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField(verbose_name="number")),
+                ("claim_id", models.UUIDField(editable=False)),
+                ("worker_name", models.CharField(max_length=255, verbose_name="worker")),
+                ("started_at", models.DateTimeField()),
+                ("finished_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("finished", "Finished"),
+                            ("failed", "Failed"),
+                            ("retried", "Retried"),
+                            ("elsewhere", "Elsewhere"),
+                            ("canceled", "Canceled"),
+                            ("lost", "Lost"),
+                        ],
+                        max_length=10,
+                        verbose_name="outcome",
+                    ),
+                ),
+                ("error_type", models.CharField(blank=True, default="", max_length=255)),
+                ("error_message", models.TextField(blank=True, default="")),
+                ("traceback", models.TextField(blank=True, default="")),
+                ("log", models.TextField(blank=True, default="")),
+                (
+                    "job",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="attempts",
+                        to="django_jobs.job",
+                    ),
+                ),
+            ],
+            options={
+                "verbose_name": "attempt",
+                "verbose_name_plural": "attempts",
+                "ordering": ["job", "number"],
             },
         ),
         migrations.CreateModel(
@@ -261,6 +429,7 @@ class Migration(migrations.Migration):
                     "kind",
                     models.CharField(
                         choices=[
+                            ("enqueued", "Enqueued"),
                             ("cancel_requested", "Cancel Requested"),
                             ("canceled", "Canceled"),
                             ("requeued", "Requeued"),
@@ -301,6 +470,90 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="Operation",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(default=uuid6.uuid7, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "verb",
+                    models.CharField(
+                        choices=[
+                            ("requeue", "requeue"),
+                            ("cancel", "cancel"),
+                            ("stop", "stop"),
+                            ("run_now", "run now"),
+                            ("mark_failed", "mark as failed"),
+                            ("move", "move to another queue"),
+                            ("delete", "delete"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                (
+                    "options",
+                    models.JSONField(blank=True, default=dict, help_text="Such as the queue to move to."),
+                ),
+                (
+                    "search",
+                    models.TextField(
+                        blank=True, default="", help_text="Which jobs, as one searches for them."
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("waiting", "waiting"),
+                            ("running", "running"),
+                            ("done", "done"),
+                            ("aborted", "aborted"),
+                            ("failed", "failed"),
+                        ],
+                        default="waiting",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "matched",
+                    models.PositiveIntegerField(
+                        help_text="How many jobs matched at the start, counted up to a limit.", null=True
+                    ),
+                ),
+                (
+                    "newest",
+                    models.UUIDField(
+                        help_text="The newest job that matched; later ones are left alone.", null=True
+                    ),
+                ),
+                ("cursor", models.UUIDField(help_text="The last job that was dealt with.", null=True)),
+                ("done", models.PositiveIntegerField(default=0)),
+                ("refused", models.JSONField(default=dict, help_text="How many were left alone, and why.")),
+                ("error", models.TextField(blank=True, default="")),
+                ("abort_requested_at", models.DateTimeField(null=True)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("started_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                (
+                    "by",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+            ],
+            options={
+                "verbose_name": "operation",
+                "verbose_name_plural": "operations",
+                "ordering": ["-id"],
+                "base_manager_name": "objects",
+            },
+        ),
+        migrations.CreateModel(
             name="QueueEvent",
             fields=[
                 (
@@ -337,6 +590,50 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["id"],
+                "indexes": [models.Index(fields=["queue", "kind", "id"], name="django_jobs_queue_events")],
+            },
+        ),
+        migrations.CreateModel(
+            name="Rollup",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "period",
+                    models.CharField(
+                        choices=[("minute", "Minute"), ("hour", "Hour"), ("day", "Day")], max_length=6
+                    ),
+                ),
+                ("start", models.DateTimeField()),
+                ("queue", models.CharField(blank=True, default="", max_length=100)),
+                ("task", models.CharField(blank=True, default="", max_length=255)),
+                ("finished", models.PositiveIntegerField(default=0)),
+                (
+                    "failed",
+                    models.PositiveIntegerField(default=0, help_text="With those whose worker was lost."),
+                ),
+                ("lost", models.PositiveIntegerField(default=0)),
+                (
+                    "retried",
+                    models.PositiveIntegerField(default=0, help_text="Asked for another attempt themselves."),
+                ),
+                ("canceled", models.PositiveIntegerField(default=0)),
+                ("wait_seconds", models.FloatField(default=0)),
+                ("run_seconds", models.FloatField(default=0)),
+                ("waits", models.JSONField(default=list)),
+                ("runs", models.JSONField(default=list)),
+            ],
+            options={
+                "indexes": [models.Index(fields=["period", "start"], name="django_jobs_rollup_start")],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("period", "queue", "task", "start"), name="django_jobs_one_rollup"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
@@ -360,7 +657,9 @@ class Migration(migrations.Migration):
                 (
                     "state",
                     models.CharField(
-                        choices=[("idle", "Idle"), ("busy", "Busy")], default="idle", max_length=10
+                        choices=[("idle", "Idle"), ("busy", "Busy"), ("quiet", "Quiet")],
+                        default="idle",
+                        max_length=10,
                     ),
                 ),
                 ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
@@ -384,9 +683,34 @@ class Migration(migrations.Migration):
                     "busy_seconds",
                     models.FloatField(default=0, help_text="Time spent on attempts that have ended."),
                 ),
+                (
+                    "order",
+                    models.CharField(
+                        blank=True,
+                        choices=[("", "None"), ("quiet", "Quiet"), ("stop", "Stop")],
+                        default="",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "memory_bytes",
+                    models.PositiveBigIntegerField(help_text="Of all its processes.", null=True),
+                ),
+                (
+                    "cpu_percent",
+                    models.FloatField(help_text="Of one core, since its last sign of life.", null=True),
+                ),
+                (
+                    "slots",
+                    models.PositiveIntegerField(
+                        default=1,
+                        help_text="How many jobs it runs at a time, not counting those that it awaits.",
+                    ),
+                ),
             ],
             options={
                 "ordering": ["name"],
+                "permissions": [("manage_worker", "Can quiet and stop a worker")],
                 "base_manager_name": "objects",
                 "indexes": [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")],
             },
@@ -403,56 +727,31 @@ class Migration(migrations.Migration):
                 to="django_jobs.worker",
             ),
         ),
-        migrations.CreateModel(
-            name="Attempt",
-            fields=[
-                (
-                    "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
-                ),
-                ("number", models.PositiveIntegerField()),
-                ("claim_id", models.UUIDField(editable=False)),
-                ("worker_name", models.CharField(max_length=255)),
-                ("started_at", models.DateTimeField()),
-                ("finished_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                (
-                    "outcome",
-                    models.CharField(
-                        choices=[
-                            ("finished", "Finished"),
-                            ("failed", "Failed"),
-                            ("retried", "Retried"),
-                            ("elsewhere", "Elsewhere"),
-                            ("canceled", "Canceled"),
-                            ("lost", "Lost"),
-                        ],
-                        max_length=10,
-                    ),
-                ),
-                ("error_type", models.CharField(blank=True, default="", max_length=255)),
-                ("error_message", models.TextField(blank=True, default="")),
-                ("traceback", models.TextField(blank=True, default="")),
-                ("log", models.TextField(blank=True, default="")),
-                (
-                    "job",
-                    models.ForeignKey(
-                        db_index=False,
-                        on_delete=django.db.models.deletion.CASCADE,
-                        related_name="attempts",
-                        to="django_jobs.job",
-                    ),
-                ),
-            ],
-            options={
-                "ordering": ["job", "number"],
-                "constraints": [
-                    models.UniqueConstraint(
-                        fields=("job", "number"), name="django_jobs_one_attempt_per_number"
-                    )
-                ],
-            },
+        migrations.AddIndex(
+            model_name="errorgroup",
+            index=models.Index(fields=["state", "last_seen"], name="django_jobs_errors_state"),
+        ),
+        migrations.AddIndex(
+            model_name="errorcount",
+            index=models.Index(fields=["start"], name="django_jobs_error_count_start"),
+        ),
+        migrations.AddConstraint(
+            model_name="errorcount",
+            constraint=models.UniqueConstraint(fields=("group", "start"), name="django_jobs_one_error_count"),
+        ),
+        migrations.AddConstraint(
+            model_name="attempt",
+            constraint=models.UniqueConstraint(
+                fields=("job", "number"), name="django_jobs_one_attempt_per_number"
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="operation",
+            index=models.Index(
+                condition=models.Q(("finished_at__isnull", True)),
+                fields=["id"],
+                name="django_jobs_operations_open",
+            ),
         ),
         migrations.AddIndex(
             model_name="job",
@@ -478,6 +777,14 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="job",
+            index=models.Index(
+                condition=models.Q(("status", "queued")),
+                fields=["queue", "queued_at"],
+                name="django_jobs_waiting",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="job",
             index=models.Index(fields=["status", "id"], name="django_jobs_status"),
         ),
         migrations.AddIndex(
@@ -486,7 +793,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="job",
-            index=models.Index(fields=["task", "id"], name="django_jobs_task"),
+            index=models.Index(fields=["task", "status", "id"], name="django_jobs_task_status"),
         ),
         migrations.AddIndex(
             model_name="job",
@@ -535,6 +842,14 @@ class Migration(migrations.Migration):
                 ),
                 fields=["queue", "id"],
                 name="django_jobs_observed",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("status", "failed")),
+                fields=["fingerprint", "id"],
+                name="django_jobs_fingerprint",
             ),
         ),
         migrations.AddConstraint(

@@ -5,6 +5,8 @@ from datetime import timedelta
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from .jobs import Job
 from .primary import PrimaryManager
@@ -14,20 +16,22 @@ class Attempt(models.Model):
     """One execution of a job that has ended; its number counts from 1."""
 
     class Outcome(models.TextChoices):
-        FINISHED = "finished"
-        FAILED = "failed"
-        RETRIED = "retried"  # The task itself asked for another attempt.
-        ELSEWHERE = "elsewhere"  # The task handed its work over; how that ended is not reported yet.
-        CANCELED = "canceled"
-        LOST = "lost"
+        FINISHED = "finished", _("Finished")
+        FAILED = "failed", _("Failed")
+        # The task itself asked for another attempt.
+        RETRIED = "retried", _("Retried")
+        # The task handed its work over; how that ended is not reported yet.
+        ELSEWHERE = "elsewhere", _("Elsewhere")
+        CANCELED = "canceled", _("Canceled")
+        LOST = "lost", _("Lost")
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts", db_index=False)
-    number = models.PositiveIntegerField()
+    number = models.PositiveIntegerField(_("number"))
     claim_id = models.UUIDField(editable=False)
-    worker_name = models.CharField(max_length=255)
+    worker_name = models.CharField(_("worker"), max_length=255)
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(db_default=Now())
-    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    outcome = models.CharField(_("outcome"), max_length=10, choices=Outcome.choices)
     error_type = models.CharField(max_length=255, default="", blank=True)
     error_message = models.TextField(default="", blank=True)
     traceback = models.TextField(default="", blank=True)
@@ -36,13 +40,15 @@ class Attempt(models.Model):
     objects = PrimaryManager()
 
     class Meta:
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
         ordering = ["job", "number"]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="django_jobs_one_attempt_per_number")
         ]
 
     def __str__(self) -> str:
-        return f"attempt {self.number} of {self.job_id}"
+        return gettext("attempt {number} of {job}").format(number=self.number, job=self.job_id)
 
     @property
     def duration(self) -> timedelta:
@@ -53,6 +59,7 @@ class JobEvent(models.Model):
     """One fact about steering or rescue of a job: who canceled, what was rescued on what evidence."""
 
     class Kind(models.TextChoices):
+        ENQUEUED = "enqueued"  # By a person; what code enqueues leaves no event.
         CANCEL_REQUESTED = "cancel_requested"
         CANCELED = "canceled"
         REQUEUED = "requeued"

@@ -6,7 +6,7 @@ Times are the database's clock. Who may write `Job.status` is listed in docs/arc
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Self
@@ -47,6 +47,12 @@ class JobQuerySet(models.QuerySet["Job"]):
     def queued(self) -> Self:
         return self.filter(status=QUEUED)
 
+    def literally_queued(self) -> Self:
+        """`queued()` where no other table is read: SQLite takes a partial index only if it reads the
+        condition in the statement itself."""
+        # Without the table's name, which is another one in a subquery.
+        return self.filter(RawSQL(f"\"status\" = '{QUEUED.value}'", (), BooleanField()))  # noqa: S611
+
     def scheduled(self) -> Self:
         return self.filter(status=SCHEDULED)
 
@@ -71,9 +77,23 @@ class JobQuerySet(models.QuerySet["Job"]):
     def on_queue(self, *names: str) -> Self:
         return self.filter(queue__in=names)
 
+    def by_wait(self) -> Self:
+        """The queued ones, the first of which has waited longest."""
+        return self.filter(status=literally(QUEUED)).order_by("queued_at")
+
+    def held_by(self, workers: Iterable[UUID]) -> Self:
+        """Those that run on these workers, in the order of their start."""
+        return self.filter(status=literally(STARTED), worker__in=[*workers]).order_by("started_at")
+
+    def failed_as(self, fingerprint: str) -> Self:
+        """The failed ones of a group of errors."""
+        return self.filter(status=literally(FAILED), fingerprint=fingerprint)
+
     def for_subject(self, subject: str) -> Self:
         """The jobs about `subject`, for example "file:42", oldest first."""
-        return self.filter(subject=subject).order_by("id")
+        jobs = self.filter(subject=subject).order_by("id")
+        # What its index leaves out: SQLite takes a partial index only where its condition is asked for.
+        return jobs.exclude(subject="") if subject else jobs
 
     def ended(self) -> Self:
         return self.filter(status__in=sorted(TERMINAL))
@@ -98,9 +118,7 @@ class JobQuerySet(models.QuerySet["Job"]):
     def next_undelivered(self, queue: str, epoch: str, most: int, *columns: str) -> list[tuple[Any, ...]]:
         """These columns of the first undelivered jobs of a queue: of those never delivered, else of those of
         other epochs."""
-        # SQLite takes a partial index only if it reads the condition in the statement itself.
-        queued = RawSQL(f'"{Job._meta.db_table}"."status" = \'{QUEUED.value}\'', (), BooleanField())  # noqa: S611
-        jobs = self.ours().filter(queued, queue=queue).order_by("delivered_epoch", "id")
+        jobs = self.ours().literally_queued().filter(queue=queue).order_by("delivered_epoch", "id")
         # Each is a range of the index, in its order; both in one question would be sorted.
         rows = jobs.values_list(*columns)
         return list(rows.filter(delivered_epoch__lt=epoch)[:most]) or list(
@@ -197,6 +215,9 @@ class Job(models.Model):
     error_type = models.CharField(max_length=255, default="", blank=True)
     error_message = models.TextField(default="", blank=True)
     traceback = models.TextField(default="", blank=True)
+    fingerprint = models.CharField(
+        max_length=32, default="", blank=True, help_text=_("Of the error; alike for errors of one kind.")
+    )
 
     progress = models.PositiveSmallIntegerField(default=0, validators=[MaxValueValidator(100)])
     progress_message = models.TextField(default="", blank=True)
@@ -228,9 +249,15 @@ class Job(models.Model):
     objects = PrimaryManager.from_queryset(JobQuerySet)()
 
     class Meta:
+        verbose_name = _("job")
+        verbose_name_plural = _("jobs")
         ordering = ["-id"]
         base_manager_name = "objects"
         permissions = [
+            ("view_job_arguments", "Can see arguments, results and logs of jobs"),
+            ("enqueue_job", "Can enqueue jobs"),
+            ("edit_job_arguments", "Can requeue a job with other arguments"),
+            ("bulk_job", "Can act on all jobs that match"),
             ("cancel_job", "Can cancel job"),
             ("stop_job", "Can stop a running job"),
             ("requeue_job", "Can requeue job"),
@@ -257,10 +284,14 @@ class Job(models.Model):
                 name="django_jobs_undelivered",
             ),
             models.Index(fields=["worker"], condition=Q(status=STARTED), name="django_jobs_running"),
+            # For how long the first of a queue has waited.
+            models.Index(
+                fields=["queue", "queued_at"], condition=Q(status=QUEUED), name="django_jobs_waiting"
+            ),
             # What people ask: the newest of a state, of a queue, of a task, about a subject, of an owner.
             models.Index(fields=["status", "id"], name="django_jobs_status"),
             models.Index(fields=["queue", "status", "id"], name="django_jobs_queue_status"),
-            models.Index(fields=["task", "id"], name="django_jobs_task"),
+            models.Index(fields=["task", "status", "id"], name="django_jobs_task_status"),
             models.Index(fields=["subject", "id"], condition=~Q(subject=""), name="django_jobs_subject"),
             models.Index(fields=["owner", "id"], condition=Q(owner__isnull=False), name="django_jobs_owner"),
             models.Index(
@@ -282,6 +313,10 @@ class Job(models.Model):
                 fields=["queue", "id"],
                 condition=Q(status__in=sorted(UNFINISHED)) & ~Q(observed_id=""),
                 name="django_jobs_observed",
+            ),
+            # Last: of indexes that seem equally good SQLite takes the newest.
+            models.Index(
+                fields=["fingerprint", "id"], condition=Q(status=FAILED), name="django_jobs_fingerprint"
             ),
         ]
 
@@ -430,6 +465,11 @@ def _defaults() -> tuple[dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
     }
     fixed = {field.attname: field.get_default() for field in fields if field.attname not in made}
     return fixed, list(made.items())
+
+
+def literally(status: Status) -> RawSQL:
+    """A state that stands in the statement itself; else SQLite takes no index that is of this state only."""
+    return RawSQL(f"'{status.value}'", (), models.CharField())  # noqa: S611
 
 
 NEXT_DELIVERY = {"delivery": F("delivery") + 1, "delivered_at": None, "delivered_epoch": ""}

@@ -33,6 +33,14 @@ class Worker(models.Model):
     class State(models.TextChoices):
         IDLE = "idle"
         BUSY = "busy"
+        QUIET = "quiet"  # Asked to take nothing more.
+
+    class Order(models.TextChoices):
+        """What somebody asks of a worker; it hears of that with its next sign of life."""
+
+        NONE = ""
+        QUIET = "quiet"
+        STOP = "stop"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(max_length=255)
@@ -50,12 +58,19 @@ class Worker(models.Model):
     finished_count = models.PositiveIntegerField(default=0, help_text=_("Attempts that finished here."))
     failed_count = models.PositiveIntegerField(default=0, help_text=_("Attempts that failed here."))
     busy_seconds = models.FloatField(default=0, help_text=_("Time spent on attempts that have ended."))
+    order = models.CharField(max_length=10, choices=Order.choices, default=Order.NONE, blank=True)
+    memory_bytes = models.PositiveBigIntegerField(null=True, help_text=_("Of all its processes."))
+    cpu_percent = models.FloatField(null=True, help_text=_("Of one core, since its last sign of life."))
+    slots = models.PositiveIntegerField(
+        default=1, help_text=_("How many jobs it runs at a time, not counting those that it awaits.")
+    )
 
     objects = PrimaryManager.from_queryset(WorkerQuerySet)()
 
     class Meta:
         base_manager_name = "objects"
         ordering = ["name"]
+        permissions = [("manage_worker", "Can quiet and stop a worker")]
         indexes = [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")]
 
     def __str__(self) -> str:
@@ -74,8 +89,7 @@ class Queue(models.Model):
     class Meta:
         ordering = ["name"]
         permissions = [
-            ("pause_queue", "Can pause and resume a queue"),
-            ("empty_queue", "Can cancel all jobs that wait on a queue"),
+            ("manage_queue", "Can pause, resume and empty a queue"),
         ]
 
     def __str__(self) -> str:
@@ -148,6 +162,7 @@ class QueueEvent(models.Model):
 
     class Meta:
         ordering = ["id"]
+        indexes = [models.Index(fields=["queue", "kind", "id"], name="django_jobs_queue_events")]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.queue}"

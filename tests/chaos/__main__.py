@@ -150,6 +150,7 @@ def _judge(world: World, faults: int, arguments: argparse.Namespace) -> int:
         losses=rows.losses(),
         lease_seconds=world.lease_seconds,
         tallies=rows.told_by_tallies(),
+        figures=rows.told_by_figures(),
     )
     interrupted, unexplained = told_as_interrupted(run), without_cause(run)
     notes = [

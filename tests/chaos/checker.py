@@ -58,6 +58,11 @@ def check(run: Run) -> list[Finding]:
     if run.tallies is not None and counts != Counter(run.tallies):
         what = f"The tallies tell {dict(run.tallies)}, the rows {dict(counts)}."
         findings.append(Finding("wrong", None, what))
+    outcomes = Counter(outcome for record in run.records.values() for outcome in record.attempts.values())
+    del outcomes["elsewhere"]  # They have not ended.
+    if run.figures is not None and outcomes != Counter(run.figures):
+        what = f"The figures tell {dict(run.figures)}, the attempts {dict(outcomes)}."
+        findings.append(Finding("wrong", None, what))
     return findings
 
 

@@ -96,6 +96,8 @@ class Run:
     lease_seconds: float = 2
     tallies: Mapping[str, int] | None = None
     """{terminal status: how many jobs have it as the tallies tell}"""
+    figures: Mapping[str, int] | None = None
+    """{outcome: how many attempts had it as the figures of all days tell}"""
 
     def __post_init__(self) -> None:
         self.by_job: dict[UUID, list[Execution]] = defaultdict(list)

@@ -155,6 +155,15 @@ def test_tallies_that_differ_from_the_rows_are_wrong():
     assert [finding.kind for finding in check(run)] == ["wrong"]
 
 
+def test_figures_that_differ_from_the_attempts_are_wrong():
+    record = finished(attempts={1: "retried", 2: "elsewhere", 3: "finished"}, attempt=3, max_attempts=3)
+    run = Run({JOB: record}, [ran(attempt=3)], {JOB: True}, figures={"retried": 1, "finished": 1, "lost": 0})
+    assert check(run) == []
+
+    run.figures = {"retried": 1, "finished": 2}
+    assert [finding.kind for finding in check(run)] == ["wrong"]
+
+
 def test_finished_work_is_not_told_as_interrupted_unless_its_worker_was_killed_at_once():
     record = failed("WorkerLost", attempts={1: "lost"}, events=[("worker_lost", 1)], losses=1)
 

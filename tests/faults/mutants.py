@@ -7,6 +7,7 @@ from django.db.models.functions import Now
 from django_jobs import outcomes, reconciler, relay, reports, sql
 from django_jobs.control import jobs as control_jobs
 from django_jobs.models import Job, JobQuerySet
+from django_jobs.models.figures import add_attempt
 from django_jobs.models.jobs import NEXT_DELIVERY
 from django_jobs.models.tallies import tally
 from django_jobs.reconciler import Reconciler
@@ -36,7 +37,10 @@ def reports_ask_for_nothing(patch: Patch) -> None:
         tally({(job.queue, update["status"]): 1})
         told = {"claim_id": job.claim_id, "worker_name": worker_name, "started_at": job.started_at}
         told["outcome"] = outcome.kind
+        for stored in job.attempts.filter(number=job.attempt).exclude(outcome="elsewhere"):
+            add_attempt(job, stored.outcome, at=stored.finished_at, amount=-1)
         job.attempts.update_or_create(number=job.attempt, defaults=told)
+        outcomes._count(job, outcome, worker_name)
         return outcome
 
     patch.setattr(reports, "record", record)

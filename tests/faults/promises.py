@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from django_jobs.models import Attempt, Job, JobEvent, Worker, tallies
+from django_jobs.models import Attempt, FigureDelta, Job, JobEvent, Rollup, Worker, tallies
 from django_jobs.models.jobs import WORKER_LOST
 from django_jobs.outcomes import MOST_LOSSES, Outcome
 from django_jobs.states import CANCELED, FAILED, FINISHED, STARTED, TERMINAL
@@ -53,6 +53,7 @@ class Record:
         self.executions: list[Execution] = []
         self.wanted: dict[UUID, Wanted] = {}  # of all jobs that were committed and are not deleted
         self.ended: dict[UUID, dict] = {}  # rows as they were when their jobs had ended
+        self.gone: Counter[str] = Counter()  # outcomes of the attempts that went with deleted jobs
         self.is_broken = False
         self.look()
 
@@ -71,6 +72,7 @@ class Record:
             self._check_executions()
             self._check_attempts()
             self._check_tallies()
+            self._check_figures()
         except AssertionError:
             self.is_broken = True
             raise
@@ -79,6 +81,11 @@ class Record:
     def fail(self, what: str) -> None:
         self.is_broken = True
         raise AssertionError(what)
+
+    def forget(self, job_id: UUID) -> None:
+        """It was deleted, as somebody wanted. What its attempts counted stays counted."""
+        self.gone += self._counted(job_id)
+        del self.wanted[job_id]
 
     def in_state(self, *states: str) -> list[UUID]:
         return [pk for pk, row in self.rows.items() if row["status"] in states]
@@ -145,6 +152,23 @@ class Record:
             (row["queue"], row["status"]) for row in self.rows.values() if row["status"] in TERMINAL
         )
         assert tallies.totals() == counted, f"the tallies are what there is: {tallies.totals()} {counted}"
+
+    def _check_figures(self) -> None:
+        counted = self.gone + self._counted(*self.rows)
+        told: Counter[str] = Counter()
+        for outcome, amount in FigureDelta.objects.values_list("outcome", "amount"):
+            told[outcome] += amount
+        for day in Rollup.objects.filter(period="day", queue="", task=""):
+            told.update(finished=day.finished, failed=day.failed - day.lost, lost=day.lost)
+            told.update(retried=day.retried, canceled=day.canceled)
+        assert told == counted, f"the figures are what the attempts tell: {told} {counted}"
+
+    def _counted(self, *job_ids: UUID) -> Counter[str]:
+        return Counter(
+            outcome
+            for (pk, _), (_, outcome, _) in self.attempts.items()
+            if pk in job_ids and outcome != "elsewhere"
+        )
 
     def _was_interrupted(self, before: dict, row: dict) -> bool:
         """True if the report of what was taken for lost has arrived after all."""

@@ -8,7 +8,7 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from django_jobs import control, relay
+from django_jobs import control, figures, relay
 from django_jobs.engines.rq.engine import EPOCH_KEY
 from django_jobs.exceptions import NotPossible
 from django_jobs.models import Job, Worker, get_job, tallies
@@ -172,6 +172,7 @@ class Faults(RuleBasedStateMachine):
         for _ in range(passes):
             self.world.heal(redis_answers=redis_answers)
         tallies.fold()
+        figures.fold()
 
     @rule()
     def wake_up(self) -> None:
@@ -251,7 +252,7 @@ class Faults(RuleBasedStateMachine):
         job = self.job_in(TERMINAL | UNFINISHED, which)
         if job.has_ended or ended:
             control.delete(job)
-            del self.record.wanted[job.pk]
+            self.record.forget(job.pk)
         else:
             with suppress(NotPossible):
                 control.requeue(job)

@@ -2,10 +2,12 @@
 
 import os
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import django_jobs
-from django_jobs.models import Job, Lease
+from django_jobs import figures
+from django_jobs.models import FigureDelta, Job, Lease
 from django_jobs.states import FINISHED
 from tests import tasks
 from tests.conftest import wait_until
@@ -54,6 +56,8 @@ def test_descriptors_memory_and_keys_do_not_grow_with_the_jobs(start_worker, val
     run(JOBS)
 
     assert Job.objects.exclude(status=FINISHED).count() == 0
+    wait_until(lambda: not FigureDelta.objects.exists())
+    assert figures.total(timedelta(hours=5)).finished == Job.objects.count()
     for pid, (descriptors, memory) in before.items():
         now = wait_until(
             lambda pid=pid, most=descriptors + MOST_GROWTH_DESCRIPTORS: (

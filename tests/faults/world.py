@@ -20,7 +20,18 @@ from django_jobs.engines import get_engine
 from django_jobs.engines.base import Delivery, parse_delivery_id
 from django_jobs.engines.rq.engine import EPOCH_KEY, RQEngine
 from django_jobs.exceptions import EngineUnavailable
-from django_jobs.models import Attempt, Job, JobEvent, QueueEvent, Tally, Worker
+from django_jobs.models import (
+    Attempt,
+    ErrorCount,
+    ErrorGroup,
+    FigureDelta,
+    Job,
+    JobEvent,
+    QueueEvent,
+    Rollup,
+    Tally,
+    Worker,
+)
 from django_jobs.outcomes import Outcome, lose
 from django_jobs.reconciler import Reconciler
 from django_jobs.reports import report
@@ -253,7 +264,10 @@ class World:
         self.heal()
 
 
+_COUNTS = (Tally, FigureDelta, Rollup, ErrorCount, ErrorGroup)
+
+
 def _empty_tables() -> None:
     with connection.cursor() as cursor:
-        for model in (Attempt, JobEvent, QueueEvent, Tally, Worker, Job):
+        for model in (*_COUNTS, Attempt, JobEvent, QueueEvent, Worker, Job):
             cursor.execute(f"DELETE FROM {model._meta.db_table}")

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from django_jobs import control, relay
 from django_jobs.exceptions import JobDoesNotExist, NotPossible, NotRequeueable, UnknownQueue
+from django_jobs.fingerprints import fingerprint
 from django_jobs.models import Attempt, Job, JobEvent, QueueEvent, tallies
 from django_jobs.outcomes import Outcome, lose
 from django_jobs.reports import report
@@ -61,6 +62,7 @@ _MARKED = {
     "finished_at": A_TIME,
     "error_type": "MarkedFailed",
     "error_message": "stuck",
+    "fingerprint": fingerprint("MarkedFailed", "stuck", ""),
 }
 ALLOWED = {
     **{("cancel", status): (_CANCELED, ("canceled", 1), {CANCELED: 1}) for status in WAITING},

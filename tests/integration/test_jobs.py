@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, connection, connections, transaction
 from django.utils import timezone
 
 from django_jobs import get_job
@@ -151,6 +151,21 @@ def test_jobs_about_a_subject_come_oldest_first(job_factory):
     job_factory(subject="file:4")
 
     assert list(Job.objects.for_subject("file:42")) == jobs
+
+
+def test_jobs_about_a_subject_are_found_by_its_index(db):
+    Job.objects.bulk_create(Job(task="t", subject=f"file:{number % 100}") for number in range(2_000))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE django_jobs_job")
+
+    assert "django_jobs_subject" in Job.objects.for_subject("file:42").explain()
+
+
+def test_jobs_about_nothing_are_found(job_factory):
+    job = job_factory()
+    job_factory(subject="file:42")
+
+    assert list(Job.objects.for_subject("")) == [job]
 
 
 def test_querysets_read_as_sentences(job_factory):

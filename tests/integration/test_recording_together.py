@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from django_jobs import Retry, batches, outcomes, reports, sql
 from django_jobs.batches import Report
-from django_jobs.models import Attempt, Job, Queue, Worker
+from django_jobs.models import Attempt, FigureDelta, Job, Queue, Worker
 from django_jobs.models.tallies import totals
 from django_jobs.outbox import Outbox
 from django_jobs.outcomes import Outcome
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.django_db
 
 OTHER_WORKER, OTHER_CLAIM = uuid4(), uuid4()
 SOON = timedelta(seconds=30)
+LONG_AGO = timedelta(minutes=6)
 DONE = {"progress": 100, "progress_message": "done", "stage": "", "stages": {}, "stage_names": []}
 IN_STAGES = {
     "progress": 33,
@@ -129,6 +130,10 @@ def columns(model, **where):
 def all_told(job):
     """All that the database has of this job and its worker, but for what differs between any two."""
     worker = Worker.objects.get(pk=job.worker_id)
+    figures = columns(FigureDelta)
+    for figure in figures:
+        figure["wait_seconds"] = round(figure["wait_seconds"] / LONG_AGO.total_seconds(), 1)
+        figure["sample"] = figure["sample"] and figure["sample"] == job.pk
     known = {job.claim_id: "its claim", job.worker_id: "its worker"}
     rows = {
         "row": columns(Job, pk=job.pk),
@@ -137,6 +142,7 @@ def all_told(job):
         "worker": [
             {name: getattr(worker, name) for name in ("finished_count", "failed_count", "busy_seconds")}
         ],
+        "figures": figures,
     }
     return {
         name: [{column: known.get(_hashable(value), value) for column, value in row.items()} for row in found]
@@ -170,7 +176,8 @@ def both_ways(job_factory, outcome, meanwhile=lambda job: None, **values):
     told, counted = [], []
     for record in (record_together, record_alone):
         before = totals()
-        (job,) = claimed(job_factory(**values))
+        FigureDelta.objects.all().delete()
+        (job,) = claimed(job_factory(**{"queued_at": timezone.now() - LONG_AGO, **values}))
         meanwhile(job)
         record(job, outcome)
         told.append(all_told(job))

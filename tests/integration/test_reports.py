@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from django_jobs import control, get_job, relay
 from django_jobs.exceptions import JobDoesNotExist, NotPossible
+from django_jobs.fingerprints import fingerprint
 from django_jobs.models import Job, JobEvent, tallies
 from django_jobs.outcomes import Outcome
 from django_jobs.reports import report
@@ -36,6 +37,7 @@ EXPECTED = {
         "finished_at": A_TIME,
         "error_type": "ReportedFailure",
         "error_message": "no paper",
+        "fingerprint": fingerprint("ReportedFailure", "no paper", ""),
     },
     "update_progress": {
         "progress": 40,
