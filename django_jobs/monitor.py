@@ -5,32 +5,29 @@ the others answer in our own words, for commands and pages.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-from django.db.models import F, IntegerField, Q, QuerySet, Subquery
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from . import registry
 from .engines import BaseEngine, all_engines
 from .exceptions import EngineUnavailable, UnknownQueue
-from .models import Attempt, Job, Queue, Worker
+from .models import Attempt, Job, Queue, QueueEvent, Worker
+from .models.counting import bounded_counts, selected
 from .models.tallies import totals
-from .models.workers import MOST_COUNTED
 from .states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from .values import did_you_mean, short
 
 MOST_LISTED = 100
 PAGE = 100
 
-Key = TypeVar("Key", bound=Hashable)
-
 _COUNTED = (QUEUED, SCHEDULED, DEFERRED, STARTED)  # The others have tallies.
-_MOST_COUNTS = 400  # in one statement; PostgreSQL selects no more than 1,664 values.
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,22 @@ class QueueFigures:
     canceled: int
     undelivered: int | None  # None while the server cannot be asked.
     workers: int
+    """How many take from it; not those that were asked to take nothing more."""
+    slots: int
+    """How many jobs these workers run at a time."""
     error: str = ""
+
+    def seconds_to_drain(self, mean_run_seconds: float | None) -> float | None:
+        """How long until nothing is queued if nothing comes: queued jobs times mean run time, by slots.
+
+        None if that is not known: it is paused, nobody listens, or nothing has run of late. The workers may
+        have other queues to serve, so it is the least.
+        """
+        if not self.queued:
+            return 0
+        if self.paused or not self.slots or mean_run_seconds is None:
+            return None
+        return self.queued * mean_run_seconds / self.slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +186,21 @@ def queues() -> list[QueueFigures]:
             error = f"Jobs wait on the queue {name}, which {engine.declared_in} does not declare."
             found.append((name, engine, "", None, error))
     counts = _counts([name for name, *_ in found])
-    undelivered = _bounded_counts(
+    undelivered = bounded_counts(
         {
-            (name, engine.name): Job.objects.filter(queue=name, engine=engine.name).undelivered(epoch)
+            (name, engine.name): Job.objects.filter(queue=name, engine=engine.name)
+            .undelivered(epoch)
+            .order_by()
             for name, engine, _, epoch, _ in found
             if epoch is not None
         }
     )
     paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
-    listening = Counter(name for worker in Worker.objects.alive() for name in worker.queues)
+    listening: Counter[str] = Counter()
+    slots: Counter[str] = Counter()
+    for worker in Worker.objects.alive().exclude(state=Worker.State.QUIET):
+        listening.update(worker.queues)
+        slots.update(dict.fromkeys(worker.queues, worker.slots))
     return [
         QueueFigures(
             name=name,
@@ -191,6 +209,7 @@ def queues() -> list[QueueFigures]:
             paused=name in paused,
             undelivered=undelivered.get((name, engine.name)),
             workers=listening[name],
+            slots=slots[name],
             error=error,
             **{status: counts[name, status] for status in Status.values},
         )
@@ -222,6 +241,28 @@ def workers() -> list[WorkerFigures]:
         )
         for row in rows
     ]
+
+
+def oldest_waiting(queues: Iterable[str]) -> dict[str, datetime]:
+    """When the job was queued that has waited longest, for each of these queues on which any waits."""
+    waiting = {name: Job.objects.on_queue(name).by_wait().values("queued_at") for name in queues}
+    firsts = selected({name: Subquery(rows[:1]) for name, rows in waiting.items()})
+    return {name: at for name, at in firsts.items() if at}
+
+
+def pauses() -> dict[str, QueueEvent]:
+    """Who paused the queues that are paused, and when; without those that were not paused by `control`."""
+    events = QueueEvent.objects.filter(queue=OuterRef("name"), kind=QueueEvent.Kind.PAUSED).order_by("-id")
+    newest = Queue.objects.filter(paused=True).values_list(Subquery(events.values("pk")[:1]))
+    found = QueueEvent.objects.filter(pk__in=newest).select_related("by")
+    return {event.queue: event for event in found}
+
+
+def queue_events(name: str, most: int = 20) -> list[QueueEvent]:
+    """Who paused, resumed and emptied a queue, newest first; not which of its jobs were deleted."""
+    kinds = [kind for kind in QueueEvent.Kind.values if kind != QueueEvent.Kind.JOB_DELETED]
+    events = QueueEvent.objects.filter(queue=name, kind__in=kinds)  # Not "<>": these are ranges of an index.
+    return list(events.select_related("by").order_by("-id")[:most])
 
 
 def check_queue(name: str) -> None:
@@ -291,11 +332,6 @@ def lines(jobs: QuerySet[Job]) -> list[JobFigures]:
     ]
 
 
-def bounded_count(jobs: QuerySet[Job]) -> int:
-    """How many these are, up to `MOST_COUNTED`."""
-    return jobs.order_by()[:MOST_COUNTED].count()
-
-
 def _told(job: Job, ran_by: str | None) -> dict[str, Any]:
     return {
         "job_id": str(job.pk),
@@ -347,26 +383,8 @@ def _counts(names: Iterable[str]) -> Counter[tuple[str, str]]:
     """The number of jobs in each (queue, status)."""
     names = list(names)
     live: Mapping[tuple[str, str], QuerySet[Job]] = {
-        (name, status.value): Job.objects.filter(queue=name, status=status)
+        (name, status.value): Job.objects.filter(queue=name, status=status).order_by()
         for name in names
         for status in _COUNTED
     }
-    return Counter(_bounded_counts(live)) + Counter(totals(*names))
-
-
-class _CountOf(Subquery):
-    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
-    output_field = IntegerField()
-
-
-def _bounded_counts(querysets: Mapping[Key, QuerySet[Job]]) -> dict[Key, int]:
-    """How many rows each has, up to `MOST_COUNTED`, in one statement for hundreds of them."""
-    counts: dict[Key, int] = {}
-    keys = list(querysets)
-    for start in range(0, len(keys), _MOST_COUNTS):
-        asked = keys[start : start + _MOST_COUNTS]
-        subqueries = [_CountOf(querysets[key].order_by().values("pk")[:MOST_COUNTED]) for key in asked]
-        # Selected beside any one job: where there is none, there is nothing to count.
-        answer = Job.objects.values_list(*subqueries).first() or [0] * len(asked)
-        counts |= zip(asked, answer, strict=True)
-    return counts
+    return Counter(bounded_counts(live)) + Counter(totals(*names))

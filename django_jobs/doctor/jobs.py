@@ -12,7 +12,7 @@ from .. import registry
 from ..engines import all_engines
 from ..engines.base import ServerFacts
 from ..models import Job, Lease, Queue, QueueEvent, Worker
-from ..monitor import bounded_count
+from ..models.counting import bounded_count
 from ..states import FAILED, UNFINISHED
 from .findings import Finding, ago, error, number, ok, quoted, since, some, told, warning
 

@@ -14,6 +14,7 @@ from django.utils.timezone import is_naive, make_aware
 from .. import control, monitor
 from ..exceptions import JobsError
 from ..models import Job, get_job
+from ..models.counting import bounded_count
 from .terminal import TerminalCommand, counted
 
 _FILTERS = {
@@ -112,7 +113,7 @@ def steer_selected(
 
 def count(jobs: QuerySet[Job], limit: int | None) -> int:
     """How many of these jobs will be steered, as far as counting goes."""
-    matching = monitor.bounded_count(jobs)
+    matching = bounded_count(jobs)
     return matching if limit is None else min(matching, limit)
 
 

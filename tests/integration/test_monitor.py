@@ -11,9 +11,9 @@ from django.db.models.functions import Now
 from django.template import Context, Template
 from django.utils import timezone
 
-from django_jobs import monitor, relay
+from django_jobs import control, monitor, relay
 from django_jobs.exceptions import UnknownQueue
-from django_jobs.models import Job, Queue, QueueEvent, Worker
+from django_jobs.models import Job, Queue, QueueEvent, Worker, counting
 from django_jobs.models import workers as worker_models
 from django_jobs.models.tallies import tally
 from django_jobs.states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
@@ -87,7 +87,7 @@ def test_what_ended_is_told_by_tallies_and_no_job_is_counted_for_it():
 
 
 def test_what_has_not_ended_is_counted_up_to_a_bound(job_factory, monkeypatch):
-    monkeypatch.setattr(monitor, "MOST_COUNTED", 2)
+    monkeypatch.setattr(counting, "MOST_COUNTED", 2)
     monkeypatch.setattr(worker_models, "MOST_COUNTED", 2)
     for status in (QUEUED, QUEUED, QUEUED, STARTED):
         job_factory(status=status)
@@ -116,6 +116,43 @@ def test_a_hundred_queues_cost_as_many_queries_as_one(declare_queues, job_factor
         figures = monitor.queues()
     assert [stats["queued"] for stats in every] == [int(number % 7 == 0) for number in range(100)]
     assert [queue.queued for queue in figures] == [stats["queued"] for stats in every]
+
+
+def test_the_first_that_waits_is_told_for_each_queue_in_one_query(job_factory, django_assert_num_queries):
+    now = timezone.now()
+    for minutes in (1, 5, 3):
+        job_factory(queued_at=now - timedelta(minutes=minutes))
+    job_factory(status=STARTED, queued_at=now - timedelta(hours=1))
+    job_factory(queue="vectorization", queued_at=now)
+
+    with django_assert_num_queries(1):
+        oldest = monitor.oldest_waiting(["file_processing", "vectorization", "kg_extraction"])
+
+    assert oldest == {"file_processing": now - timedelta(minutes=5), "vectorization": now}
+
+
+def test_who_paused_a_queue_is_told_as_long_as_it_is_paused(admin_user):
+    control.pause("file_processing", by=admin_user)
+    control.resume("file_processing")
+    control.pause("file_processing")
+    control.pause("vectorization", by=admin_user)
+    control.pause("kg_extraction")
+    control.resume("kg_extraction")
+
+    assert {name: event.by for name, event in monitor.pauses().items()} == {
+        "file_processing": None,
+        "vectorization": admin_user,
+    }
+
+
+def test_events_of_a_queue_are_told_newest_first_without_deleted_jobs(job_factory):
+    control.pause("file_processing")
+    control.resume("file_processing")
+    control.pause("vectorization")
+    control.delete(job_factory())
+
+    assert [event.kind for event in monitor.queue_events("file_processing")] == ["resumed", "paused"]
+    assert len(monitor.queue_events("file_processing", most=1)) == 1
 
 
 def test_more_queues_than_fit_in_one_statement_are_counted_too(declare_queues, job_factory):

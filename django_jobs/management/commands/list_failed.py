@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ... import monitor
+from ...models.counting import bounded_count
 from ...states import FAILED
 from ..selection import add_filters, selected
 from ..terminal import TerminalCommand, bounded, job_table
@@ -24,5 +25,5 @@ class Command(TerminalCommand):
             self.show_json([asdict(job) for job in jobs])
             return
         self.show(job_table(jobs) if jobs else "No such job.")
-        if len(jobs) == limit and (there_are := monitor.bounded_count(failed)) > limit:
+        if len(jobs) == limit and (there_are := bounded_count(failed)) > limit:
             self.stderr.write(f"The newest {limit} of {bounded(there_are)}; --limit shows more.")
