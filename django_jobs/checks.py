@@ -23,6 +23,7 @@ ERRORS = {
     "E005": "{problem}",
     "E006": "{problem}",
     "E007": "{problem}",
+    "E008": "{problem}",
     "W001": "RQ_QUEUES declares no queue.",
     "W002": 'DJANGO_JOBS["QUEUES"] is ignored: the project declares RQ_QUEUES.',
     "W003": "The jobs' database is SQLite and begins transactions without the lock that writing takes.",
@@ -71,6 +72,19 @@ def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
             yield _message("E004", hint, key=key)
         elif problem := known[key].problem(value):
             yield _message("E006", f"Leave it out for the default, {known[key].default!r}.", problem=problem)
+
+
+@register()
+def check_visible_jobs(**kwargs: Any) -> Iterable[CheckMessage]:
+    from .visibility import hook_problem  # As it imports models.
+
+    if settings.problem() or settings.declared()["VISIBLE_JOBS"].problem(
+        settings.given().get("VISIBLE_JOBS")
+    ):
+        return  # Said by check_settings.
+    if problem := hook_problem():
+        hint = "Write it as def visible_jobs(user, jobs): return jobs.filter(owner=user)"
+        yield _message("E008", hint, problem=problem)
 
 
 @register()

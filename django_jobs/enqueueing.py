@@ -72,7 +72,7 @@ def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
 def _job_of(call: Call) -> Job:
     options = call.options
     registry.check_importable(call.function, call.name)
-    _check_arguments(call)
+    check_arguments(call)
     engine = get_engine(options.engine)
     engine.check_queue(options.queue)
     is_later = bool(options.delay) or (options.at is not None and options.at > timezone.now())
@@ -102,7 +102,8 @@ def _job_of(call: Call) -> Job:
     return job
 
 
-def _check_arguments(call: Call) -> None:
+def check_arguments(call: Call) -> None:
+    """Raise `TypeError` or `ValueError` for arguments that the function or JSON does not take."""
     try:
         bound = _signature(call.function).bind(*call.args, **call.kwargs)
     except TypeError as error:

@@ -20,7 +20,7 @@ from .exceptions import EngineUnavailable
 from .fences import Fence, grace_seconds
 from .models import Job, Worker
 from .patience import patience
-from .processes import boot_clock, disconnect_databases, identity
+from .processes import Footprint, boot_clock, disconnect_databases, identity
 
 RENEWALS_PER_LEASE = 7.5  # every 2 s with the default lease of 15 s
 
@@ -31,10 +31,11 @@ class LifeSigns:
     """The Worker row of this process, and the threads that renew its lease and have it witnessed.
 
     `witness` tells the server of the queues that this worker lives, for a lease from then. In the threads are
-    called: `on_cancel` with the id of a started job of this worker that was asked to stop, `on_renewal` after
-    each renewal. When neither store was reached for almost a lease, as in a sleep of the machine, `on_fence`
-    has to end what runs, unless the lease is renewed in time and `holds` says that nobody has taken it for
-    lost. Hold `lock` while forking: then no connection to the database is open.
+    called: `on_cancel` with the id of a started job of this worker that was asked to stop, `on_order` with
+    what the worker itself is told, a `Worker.Order`, and `on_renewal`, the last two after each renewal. When
+    neither store was reached for almost a lease, as in a sleep of the machine, `on_fence` has to end what
+    runs, unless the lease is renewed in time and `holds` says that nobody has taken it for lost. Hold `lock`
+    while forking: then no connection to the database is open.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class LifeSigns:
         queues: Sequence[str],
         witness: Callable[[UUID], None],
         on_cancel: Callable[[UUID], None] | None = None,
+        on_order: Callable[[str], None] | None = None,
         on_renewal: Callable[[], None] | None = None,
         holds: Callable[[], bool],
         on_fence: Callable[[], None],
@@ -58,10 +60,12 @@ class LifeSigns:
             process=identity(os.getpid()) or "",
         )
         self._alias = router.db_for_write(Worker)
+        self._footprint = Footprint(os.getpid())
         self.lock = threading.Lock()
         self.fence = Fence()
         self._witness = witness
         self._on_cancel = on_cancel
+        self._on_order = on_order
         self._on_renewal = on_renewal
         self._holds = holds
         self._on_fence = on_fence
@@ -107,6 +111,7 @@ class LifeSigns:
                     try:
                         self._renew()
                         self._tell_cancellations()
+                        self._tell_order()
                         if self._on_renewal:
                             self._on_renewal()
                     finally:
@@ -117,8 +122,10 @@ class LifeSigns:
     def _renew(self) -> None:
         sent_at = boot_clock()
         leased_until = Now() + settings.lease
+        self.worker.memory_bytes, self.worker.cpu_percent = self._footprint.measure()
+        told = {name: getattr(self.worker, name) for name in ("state", "memory_bytes", "cpu_percent")}
         row = Worker.objects.filter(pk=self.worker.pk)
-        if not row.update(seen_at=Now(), leased_until=leased_until, state=self.worker.state):
+        if not row.update(seen_at=Now(), leased_until=leased_until, **told):
             self.worker.leased_until = leased_until
             self.worker.save(force_insert=True)
         self._put_off_fence(sent_at)
@@ -139,6 +146,13 @@ class LifeSigns:
         asked = Job.objects.started().filter(worker=self.worker, cancel_requested_at__isnull=False)
         for job_id in asked.values_list("pk", flat=True):
             self._on_cancel(job_id)
+
+    def _tell_order(self) -> None:
+        if self._on_order is None:
+            return
+        for order in Worker.objects.filter(pk=self.worker.pk).values_list("order", flat=True):
+            self.worker.order = order  # To be written again should somebody delete the row.
+            self._on_order(order)
 
     def _witness_loop(self) -> None:
         # Of its own: a database that hangs must not keep this worker from having a witness.

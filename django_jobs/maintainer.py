@@ -19,7 +19,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from uuid6 import uuid7
 
-from . import observer, relay, retention
+from . import figures, observer, operations, relay, retention
 from .conf import settings
 from .leftovers import Leftovers
 from .models import Lease, tallies
@@ -34,6 +34,10 @@ OBSERVE_EVERY_SECONDS = 2
 PRUNE_EVERY_SECONDS = 60
 PAUSE_AFTER_FAILURE_SECONDS = 5
 LONGEST_RELAYING_SECONDS = 30
+LONGEST_FOLDING_SECONDS = 0.25
+LONGEST_OPERATING_SECONDS = 30
+PAUSE_BETWEEN_CHUNKS_SECONDS = 0.05
+"""Of an operation, in which others come to their turn."""
 LEASE = timedelta(seconds=5)
 LEASE_NAME = "maintainer"
 
@@ -64,7 +68,11 @@ def run(stopping: threading.Event) -> None:
         threading.Thread(
             target=_do_chores, args=[chores, holding, stopping], name=f"django-jobs-{name}", daemon=True
         )
-        for name, chores in (("relay", [_relaying(holding, stopping)]), ("chores", _chores(reconciler)))
+        for name, chores in (
+            ("relay", [_relaying(holding, stopping)]),
+            ("operations", [_operating(holding, stopping)]),
+            ("chores", _chores(reconciler)),
+        )
     ]
     for thread in beside:
         thread.start()
@@ -136,6 +144,16 @@ def _relaying(holding: threading.Event, stopping: threading.Event) -> Chore:
     return Chore("relay", relay_all, EVERY_TICK, pause_after_failure_seconds=TICK_SECONDS)
 
 
+def _operating(holding: threading.Event, stopping: threading.Event) -> Chore:
+    def operate() -> None:
+        deadline = time.monotonic() + LONGEST_OPERATING_SECONDS
+        while operations.run_once() and holding.is_set() and time.monotonic() < deadline:
+            if stopping.wait(PAUSE_BETWEEN_CHUNKS_SECONDS):
+                break
+
+    return Chore("operations", operate, EVERY_TICK)
+
+
 def _chores(reconciler: Reconciler) -> list[Chore]:
     keeping = retention.Retention()
     return [
@@ -144,8 +162,16 @@ def _chores(reconciler: Reconciler) -> list[Chore]:
         Chore("observer", observer.run_once, OBSERVE_EVERY_SECONDS),
         Chore("expiry of results", keeping.expire_results, EVERY_TICK),
         Chore("folding of tallies", tallies.fold, EVERY_TICK),
+        Chore("folding of figures", _fold_figures, EVERY_TICK),
         Chore("retention", keeping.run_once, PRUNE_EVERY_SECONDS, lambda: keeping.is_behind),
+        Chore("retention of figures", retention.prune_figures, PRUNE_EVERY_SECONDS),
     ]
+
+
+def _fold_figures() -> None:
+    deadline = time.monotonic() + LONGEST_FOLDING_SECONDS
+    while figures.fold() == figures.MOST_FOLDED and time.monotonic() < deadline:
+        pass
 
 
 def _do_chores(chores: Sequence[Chore], holding: threading.Event, stopping: threading.Event) -> None:

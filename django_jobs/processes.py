@@ -175,6 +175,58 @@ def identity(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
+class Footprint:
+    """What a process and all those use that it has started; None where the system does not tell."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._before: tuple[float, float] | None = None  # (when, CPU seconds)
+
+    def measure(self) -> tuple[int | None, float | None]:
+        """The memory in use, in bytes, and the percentage of one core since the last call.
+
+        Memory that processes share, as after a fork, counts for each of them.
+        """
+        told = [each for pid in _family(self._pid) if (each := _usage(pid))]
+        if not told:
+            return None, None
+        at, cpu_seconds = time.monotonic(), sum(seconds for _, seconds in told)
+        before, self._before = self._before, (at, cpu_seconds)
+        memory = sum(size for size, _ in told)
+        if before is None or at <= before[0]:
+            return memory, None
+        # Less than before: one has ended that nobody of them has waited for.
+        return memory, max(0.0, 100 * (cpu_seconds - before[1]) / (at - before[0]))
+
+
+def _family(pid: int) -> list[int]:
+    """This process and those that it has started, with theirs."""
+    family = [pid]
+    for each in family:  # It grows meanwhile.
+        family += _children(each)
+    return family
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    with suppress(OSError):  # It may end at any point.
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                children += map(int, (thread / "children").read_text().split())
+    return children
+
+
+def _usage(pid: int) -> tuple[int, float] | None:
+    """The memory of a process in bytes; the CPU seconds of it and of those that it has waited for."""
+    try:
+        # Fields 3 to 24 of proc_pid_stat(5); field 2 is a name in brackets, which may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = sum(int(field) for field in fields[11:15])
+        return int(fields[21]) * os.sysconf("SC_PAGESIZE"), ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _watch(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(1)

@@ -17,13 +17,15 @@ from django.db import IntegrityError, router, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from . import figures, sql
 from .conf import settings
-from .models import Job, JobQuerySet, QueueEvent
+from .models import Job, JobQuerySet, Operation, QueueEvent, Rollup
 from .states import FAILED
 
 PAGE = 500
 """How many rows are read, and at most deleted, at once."""
 LONGEST_PASS_SECONDS = 0.25
+OPERATIONS_ARE_KEPT = timedelta(days=90)
 AGAIN_AFTER_SECONDS = 86_400
 """After this, all is read again: a row that was locked when its time came, say, is still there."""
 
@@ -107,6 +109,7 @@ class Retention:
                     self.is_behind = True
                     return deleted
         prune_queue_events()
+        prune_operations()
         return deleted
 
     def expire_results(self) -> int:
@@ -155,6 +158,19 @@ def prune_queue_events() -> int:
         return 0
     oldest = QueueEvent.objects.order_by("pk").values("pk")[:PAGE]
     old = QueueEvent.objects.filter(pk__in=oldest, at__lt=Now() - timedelta(days=days))
+    deleted, _ = old.delete()
+    return deleted
+
+
+def prune_figures() -> int:
+    """Delete figures and groups of errors that were kept long enough; how many. See `figures.prune`."""
+    return figures.prune(sql.now(router.db_for_write(Rollup)))
+
+
+def prune_operations() -> int:
+    """Delete the oldest operations that ended 90 days ago; how many."""
+    oldest = Operation.objects.order_by("pk").values("pk")[:PAGE]
+    old = Operation.objects.filter(pk__in=oldest, finished_at__lt=Now() - OPERATIONS_ARE_KEPT)
     deleted, _ = old.delete()
     return deleted
 

@@ -21,12 +21,13 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 from django.conf import settings
+from django.contrib.auth.models import Permission, User
 from django.db import connection, connections, transaction
 from django.db.models.functions import Now
-from django.test import TransactionTestCase
+from django.test import Client, TransactionTestCase
 from uuid6 import uuid7
 
-from django_jobs import embedded, executor, registry, relay, rlimits, tasks
+from django_jobs import embedded, executor, registry, relay, rlimits, tasks, verdict
 from django_jobs.engines.rq.connections import impatient_client
 from django_jobs.engines.rq.engine import EPOCH_KEY
 from django_jobs.models import Job, Worker
@@ -95,7 +96,7 @@ def fresh(row: Any) -> Any:
     return type(row)._base_manager.get(pk=row.pk)
 
 
-def _delete_rows(test: TransactionTestCase) -> None:
+def delete_rows(test: TransactionTestCase | type[TransactionTestCase] = TransactionTestCase) -> None:
     """After a test that commits: a tenth of the time of Django's flush, which truncates all tables and then
     writes what migrations wrote, one row after the other."""
     for alias in test._databases_names(include_mirrors=False):
@@ -106,7 +107,7 @@ def _delete_rows(test: TransactionTestCase) -> None:
 
 
 _OF_MIGRATIONS = {"django_content_type", "auth_permission", "django_migrations"}
-TransactionTestCase._fixture_teardown = _delete_rows
+TransactionTestCase._fixture_teardown = delete_rows
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +184,8 @@ def _nothing_remembered() -> Iterator[None]:
     """Each test has a database and servers of its own; the process must not remember another's."""
     installation_id.cache_clear()
     relay._resting_until.clear()
+    verdict._kept = None
+    verdict._away.clear()
     yield
     installation_id.cache_clear()
 
@@ -213,6 +216,26 @@ def job_factory(db: None) -> Callable[..., Job]:
         return job
 
     return make
+
+
+@pytest.fixture
+def client_who_may(db: None, client: Client) -> Callable[..., Client]:
+    """A logged-in member of staff with just the given permissions on django_jobs."""
+
+    def log_in(*codenames: str) -> Client:
+        user = User.objects.create_user("op", is_staff=True)
+        user.user_permissions.set(
+            Permission.objects.filter(content_type__app_label="django_jobs", codename__in=codenames)
+        )
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+def own_jobs(user: Any, jobs: Any) -> Any:
+    """For VISIBLE_JOBS."""
+    return jobs.filter(owner=user)
 
 
 def make_worker(**values: Any) -> Worker:
@@ -303,6 +326,16 @@ class WorkerProcess:
         self.process.wait(timeout=60)
 
 
+def worker_environment(server: embedded.EmbeddedServer, folder: Path) -> dict[str, str]:
+    """What a process needs to work on the tests' database and this server."""
+    return {
+        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+        "DATABASE_NAME": str(connections["default"].settings_dict["NAME"]),
+        "REDIS_URL": server.url,
+        "PROJECT_DATA": str(folder),
+    }
+
+
 @pytest.fixture
 def start_worker(
     transactional_db: None,
@@ -313,12 +346,7 @@ def start_worker(
 ) -> Iterator[Callable[..., WorkerProcess]]:
     """Start real workers on this test's database and server; they end with the test."""
     workers: list[WorkerProcess] = []
-    environment = {
-        "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
-        "DATABASE_NAME": str(connections["default"].settings_dict["NAME"]),
-        "REDIS_URL": valkey_server.url,
-        "PROJECT_DATA": str(tmp_path),
-    }
+    environment = worker_environment(valkey_server, tmp_path)
 
     def start(*arguments: str, command: str = "rqworker", **more_environment: str) -> WorkerProcess:
         """With one process for jobs, so that they run in turn, unless the arguments say otherwise."""

@@ -46,6 +46,12 @@ def first(value: Any) -> Any:
 
 
 @task(queue="file_processing")
+def read_file(file_id: int, folder: str) -> str:
+    """Fail until somebody has put the file there."""
+    return Path(folder, f"{file_id}.txt").read_text()
+
+
+@task(queue="file_processing")
 def enqueue_another(number: int) -> str:
     return str(add.enqueue(number).pk)
 
@@ -53,6 +59,14 @@ def enqueue_another(number: int) -> str:
 @task(queue="file_processing")
 def fail(message: str = "broken") -> None:
     raise ValueError(message)
+
+
+@task(queue="file_processing")
+def log_in(user: str, password: str) -> None:
+    """Tell the password wherever one can."""
+    logger.info("Authorization: Basic %s", password)
+    progress.update(50, message=f"password={password}")
+    raise ValueError(f"postgres://{user}:{password}@db is not reachable")
 
 
 @task(queue="file_processing", retry=Retry(max=2, interval=0))

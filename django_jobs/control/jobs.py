@@ -13,14 +13,17 @@ from ..models import Job, JobEvent, QueueEvent
 from ..models.jobs import NEXT_DELIVERY
 from ..models.tallies import tally
 from ..outcomes import Outcome, end_from_outside
+from ..redaction import redact_at_write
 from ..states import CANCELED, FAILED, FINISHED, QUEUED, STARTED, sources
 from ..values import short
-from .steering import check_ours, check_permission, leave, lock, refuse, trace, verb, withdraw
+from ..visibility import visible
+from .steering import check_ours, check_permission, leave, lock, refuse, trace, traced, verb, withdraw
 
 MARKED_FAILED = "MarkedFailed"
 """The error type of a job that a person marked as failed."""
 
-_WAITING = [status for status in sources(CANCELED) if status != STARTED]
+WAITING = [status for status in sources(CANCELED) if status != STARTED]
+"""The states in which a job is canceled at once."""
 
 
 def cancel(jobs: Any, by: Any = None) -> Any:
@@ -62,9 +65,9 @@ def requeue(job: Job, by: Any = None) -> Job:
     with transaction.atomic(using=alias):
         try:
             with transaction.atomic(using=alias):
-                again = _reopen(job) or _copy(job, known)
+                again = _reopen(job) or _copy_finished(job, known)
         except IntegrityError:
-            raise _key_is_held(job) from None
+            raise key_is_held(job, by) from None
         trace(job, JobEvent.Kind.REQUEUED, by, "" if again is job else f"As new job {again.pk}.")
         relay.push_at_commit([again], alias)
     return again
@@ -96,7 +99,7 @@ def mark_failed(job: Job, by: Any = None, *, reason: str = "") -> Job:
         leave(job)
         # It may have been asked to cancel before; the later word counts.
         Job.objects.started().filter(pk=job.pk).update(cancel_requested_at=None)
-        failed = Outcome.failed(MARKED_FAILED, reason or "Marked as failed.", "")
+        failed = Outcome.failed(MARKED_FAILED, redact_at_write(reason) or "Marked as failed.", "")
         if end_from_outside(job, failed, final=True) is None:
             raise refuse(job, "marked as failed", "jobs that have not ended")
         lock(job)
@@ -116,7 +119,7 @@ def move(job: Job, by: Any = None, *, queue: str) -> Job:
         before = job.queue
         if before == queue:
             raise NotPossible(f"Job {job.pk} is on the queue {queue} already.", "there already")
-        waiting = Job.objects.filter(pk=job.pk, queue=before, status__in=_WAITING)
+        waiting = Job.objects.filter(pk=job.pk, queue=before, status__in=WAITING)
         moved = waiting.update(queue=queue, **NEXT_DELIVERY)
         lock(job)
         if not moved:
@@ -138,10 +141,21 @@ def delete(job: Job, by: Any = None) -> None:
         row = Job.objects.select_for_update().filter(pk=job.pk).first()
         if row is None:
             raise NotPossible(f"There is no job {job.pk}; it may have been deleted.", "deleted already")
-        message = f"Job {row.pk}: {row.task}, {row.status}."
-        QueueEvent.objects.create(queue=row.queue, kind=QueueEvent.Kind.JOB_DELETED, by=by, message=message)
+        deleted_one(row, by).save()
         leave(row)
-        row.delete()
+        try:
+            with transaction.atomic(using=alias):
+                row.delete()
+        except IntegrityError as error:
+            raise NotPossible(
+                f"Job {row.pk} cannot be deleted, as other rows need it: {error}", "needed by other rows"
+            ) from error
+
+
+def deleted_one(job: Job, by: Any) -> QueueEvent:
+    """The trace of a job that is deleted, to be saved."""
+    message = traced(f"Job {job.pk}: {job.task}, {job.status}.")
+    return QueueEvent(queue=job.queue, kind=QueueEvent.Kind.JOB_DELETED, by=by, message=message)
 
 
 def cancel_waiting(job: Job, by: Any = None) -> None:
@@ -149,7 +163,7 @@ def cancel_waiting(job: Job, by: Any = None) -> None:
     check_ours(job)
     with transaction.atomic(using=router.db_for_write(Job)):
         now_canceled = {"status": CANCELED, "finished_at": Now(), "cancel_requested_at": Now()}
-        canceled = Job.objects.filter(pk=job.pk, status__in=_WAITING).update(**now_canceled)
+        canceled = Job.objects.filter(pk=job.pk, status__in=WAITING).update(**now_canceled)
         lock(job)
         if not canceled:
             raise refuse(job, "canceled", "jobs that have not ended")
@@ -190,7 +204,7 @@ def _reopen(job: Job) -> Job | None:
     """The job, queued again; None if it is finished. Raises `NotRequeueable` if it has not ended."""
     for status in (FAILED, CANCELED):
         reopened = Job.objects.filter(pk=job.pk, status=status).update(
-            status=QUEUED, attempt=F("attempt") + 1, **_FRESH
+            status=QUEUED, attempt=F("attempt") + 1, **FRESH
         )
         if reopened:
             lock(job)
@@ -204,20 +218,28 @@ def _reopen(job: Job) -> Job | None:
     return None
 
 
-def _copy(job: Job, known: str) -> Job:
+def _copy_finished(job: Job, known: str) -> Job:
     if known in (FAILED, CANCELED):
         raise NotRequeueable(
             f"Job {job.pk} was {known} and has finished since: somebody else has requeued it. To run it once "
             "more, read it anew.",
             "is finished by now",
         )
-    copy = Job(**{name: getattr(job, name) for name in _CALL}, requeued_from=job)
+    return copy_of(job)
+
+
+def copy_of(job: Job, **changed: Any) -> Job:
+    """A new row with the same call but for what is changed. Raises `IntegrityError` if its unique key is
+    held."""
+    call = {name: getattr(job, name) for name in _CALL}
+    copy = Job(**{**call, **changed}, requeued_from=job)
     copy.save(force_insert=True)
     return copy
 
 
-def _key_is_held(job: Job) -> NotRequeueable:
-    holder = Job.objects.unfinished().filter(unique_key=job.unique_key).first()
+def key_is_held(job: Job, by: Any) -> NotRequeueable:
+    """The error for a job whose unique key is held; it names the holder to those who may see it."""
+    holder = visible(by, Job.objects.unfinished().filter(unique_key=job.unique_key)).first()
     which = f"job {holder.pk} holds, which is {holder.status}" if holder else "another job holds"
     return NotRequeueable(
         f'Job {job.pk} has the unique key "{job.unique_key}", which {which}; requeue it when that has ended.',
@@ -225,8 +247,7 @@ def _key_is_held(job: Job) -> NotRequeueable:
     )
 
 
-# A requeued job starts from nothing but what it was asked to do; how it went is in its attempts.
-_FRESH: dict[str, Any] = {
+FRESH: dict[str, Any] = {
     "delivery": 0,
     "delivered_at": None,
     "delivered_epoch": "",
@@ -243,12 +264,14 @@ _FRESH: dict[str, Any] = {
     "error_type": "",
     "error_message": "",
     "traceback": "",
+    "fingerprint": "",
     "progress": 0,
     "progress_message": "",
     "stage": "",
     "stages": {},
     "stage_names": [],
 }
+"""A requeued job starts from nothing but what it was asked to do; how it went is in its attempts."""
 
 _CALL = [
     "task",

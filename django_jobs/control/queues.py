@@ -15,7 +15,7 @@ def pause(queue: str | Queue, by: Any = None) -> bool:
 
     What runs finishes; what waits stays. Raises `UnknownQueue`.
     """
-    check_permission(by, "pause_queue")
+    check_permission(by, "manage_queue")
     name = _checked(queue)
     with transaction.atomic(using=router.db_for_write(Queue)):
         row, _ = Queue.objects.get_or_create(name=name)
@@ -27,7 +27,7 @@ def pause(queue: str | Queue, by: Any = None) -> bool:
 
 def resume(queue: str | Queue, by: Any = None) -> bool:
     """Let the jobs of a paused queue start again; False if it is not paused. Raises `UnknownQueue`."""
-    check_permission(by, "pause_queue")
+    check_permission(by, "manage_queue")
     name = _checked(queue)
     with transaction.atomic(using=router.db_for_write(Queue)):
         changed = Queue.objects.filter(name=name, paused=True).update(paused=False)
@@ -37,11 +37,11 @@ def resume(queue: str | Queue, by: Any = None) -> bool:
 
 
 def empty(queue: str | Queue, by: Any = None) -> int:
-    """Cancel all jobs that are queued on this queue now; how many. Scheduled ones stay.
+    """Cancel all jobs that are queued on this queue now and that `by` may see; how many. Scheduled ones stay.
 
     Raises `UnknownQueue`.
     """
-    check_permission(by, "empty_queue")
+    check_permission(by, "manage_queue")
     name = _checked(queue)
     canceled = each(cancel_waiting, Job.objects.queued().ours().on_queue(name), by).done
     message = f"{canceled} queued {'job' if canceled == 1 else 'jobs'} canceled."

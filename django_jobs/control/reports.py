@@ -12,9 +12,10 @@ from django.db import router, transaction
 from ..exceptions import NotPossible
 from ..models import Job, JobEvent, get_job
 from ..outcomes import Outcome, end_from_outside
+from ..redaction import redact_at_write
 from ..stages import Stages, check_percent
 from ..values import error_fields, json_error, result_error, short
-from .steering import check_ours, check_permission, leave, lock, refuse, trace
+from .steering import check_ours, check_permission, check_visible, leave, lock, refuse, trace
 
 REPORTED_FAILURE = "ReportedFailure"
 """The error type of a failure that was reported as text."""
@@ -31,7 +32,7 @@ def update_progress(
     """Tell how far a job is, as `progress.update` does inside it. Raises `NotPossible` when it has ended."""
     check_permission(by, "report_job")
     check_percent(percent)
-    job = _found(job)
+    job = _found(job, by)
     with transaction.atomic(using=router.db_for_write(Job)):
         for row in Job.objects.unfinished().select_for_update().filter(pk=job.pk):
             stages = Stages.of(row)
@@ -60,13 +61,13 @@ def fail(job: Job | str | UUID, error: str | BaseException, by: Any = None) -> J
     if isinstance(error, BaseException):
         outcome = Outcome.failed(**error_fields(error))
     else:
-        outcome = Outcome.failed(REPORTED_FAILURE, short(str(error), 2000), "")
+        outcome = Outcome.failed(REPORTED_FAILURE, short(redact_at_write(str(error)), 2000), "")
     return _end(job, outcome, by, "failed")
 
 
 def _end(job: Job | str | UUID, outcome: Outcome, by: Any, word: str) -> Job:
     check_permission(by, "report_job")
-    job = _found(job)
+    job = _found(job, by)
     with transaction.atomic(using=router.db_for_write(Job)):
         lock(job)
         leave(job)
@@ -77,8 +78,9 @@ def _end(job: Job | str | UUID, outcome: Outcome, by: Any, word: str) -> Job:
     return job
 
 
-def _found(job: Job | str | UUID) -> Job:
+def _found(job: Job | str | UUID, by: Any) -> Job:
     found = job if isinstance(job, Job) else get_job(job)
+    check_visible(found, by)
     check_ours(found)
     return found
 

@@ -1,8 +1,10 @@
-"""What all verbs share: permission, trace, and doing one thing to many jobs."""
+"""What all verbs share: who may, what is seen, the trace, and doing one thing to many jobs."""
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -14,15 +16,19 @@ from django.db import router, transaction
 from django.db.models import QuerySet
 
 from .. import relay
+from ..conf import settings
 from ..engines import Delivery, get_engine
 from ..engines.base import BaseEngine
-from ..exceptions import EngineUnavailable, JobDoesNotExist, NotPossible
+from ..exceptions import EngineUnavailable, JobDoesNotExist, NotPossible, ReadOnly
 from ..models import Job, JobEvent, Worker
 from ..states import QUEUED, STARTED
+from ..visibility import is_visible, visible
 
 BATCH = 500
 
 logger = logging.getLogger(__name__)
+
+_part_of: ContextVar[str] = ContextVar("django_jobs_part_of", default="")
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -59,6 +65,7 @@ def verb(permission: str) -> Callable[[Callable[..., R]], Verb[R]]:
         def steer(jobs: Any, by: Any = None, **options: Any) -> Any:
             check_permission(by, permission)
             if isinstance(jobs, Job):
+                check_visible(jobs, by)
                 return function(jobs, by, **options)
             if isinstance(jobs, QuerySet) and issubclass(jobs.model, Job):
                 return each(function, jobs, by, **options)
@@ -75,10 +82,16 @@ def verb(permission: str) -> Callable[[Callable[..., R]], Verb[R]]:
 def each(function: Callable[..., Any], jobs: QuerySet[Job], by: Any, **options: Any) -> Steered:
     """Call `function` for each of the jobs that are there now; a refused one does not stop the others.
 
-    One that is not among them any more when its turn comes is left out.
+    One that is not among them any more when its turn comes is left out, and so are those that `by` may not
+    see.
     """
     steered = Steered()
+    is_fixed = _is_fixed(jobs)
+    if not is_fixed:
+        jobs = visible(by, jobs)
     for job in _one_by_one(jobs):
+        if is_fixed and not is_visible(by, job):
+            continue
         try:
             with transaction.atomic(using=router.db_for_write(Job)):
                 _check_chosen(job, jobs)
@@ -94,11 +107,29 @@ def each(function: Callable[..., Any], jobs: QuerySet[Job], by: Any, **options: 
     return steered
 
 
-def check_permission(by: Any, codename: str) -> None:
-    if by is not None and not hasattr(by, "has_perm"):
+def check_permission(by: Any, *codenames: str) -> None:
+    """Raise `PermissionDenied` unless this user has all of these permissions, and `ReadOnly` where nobody may
+    steer. None is trusted code, which always may."""
+    if by is None:
+        return
+    if not hasattr(by, "has_perm"):
         raise TypeError(f"by={by!r} is no user; give one, and options by their names, such as queue=…")
-    if by is not None and not by.has_perm(f"django_jobs.{codename}"):
-        raise PermissionDenied(f"User {by} lacks the permission django_jobs.{codename}.")
+    check_not_read_only()
+    for codename in codenames:
+        if not by.has_perm(f"django_jobs.{codename}"):
+            raise PermissionDenied(f"User {by} lacks the permission django_jobs.{codename}.")
+
+
+def check_not_read_only() -> None:
+    """Raise `ReadOnly` where nobody may steer: for what acts for a person whom it cannot name."""
+    if settings.READ_ONLY:
+        raise ReadOnly('DJANGO_JOBS["READ_ONLY"] is True: jobs, queues and workers are only looked at here.')
+
+
+def check_visible(job: Job, by: Any) -> None:
+    """Raise `JobDoesNotExist` for a job that this user may not see."""
+    if not is_visible(by, job):
+        raise _gone(job)
 
 
 def check_ours(job: Job) -> None:
@@ -121,11 +152,26 @@ def lock(job: Job) -> None:
     try:
         job.refresh_from_db(from_queryset=Job.objects.select_for_update())
     except Job.DoesNotExist:
-        raise JobDoesNotExist(f"There is no job {job.pk}; it may have been deleted.") from None
+        raise _gone(job) from None
 
 
 def trace(job: Job, kind: JobEvent.Kind, by: Any, message: str = "") -> None:
-    JobEvent.objects.create(job=job, kind=kind, attempt=job.attempt, by=by, message=message)
+    JobEvent.objects.create(job=job, kind=kind, attempt=job.attempt, by=by, message=traced(message))
+
+
+def traced(message: str) -> str:
+    """The message of a trace, with what the change is part of."""
+    return " ".join(filter(None, [message, _part_of.get()]))
+
+
+@contextmanager
+def part_of(what: str) -> Iterator[None]:
+    """Have the traces within this block tell what the change is part of: a sentence."""
+    token = _part_of.set(what)
+    try:
+        yield
+    finally:
+        _part_of.reset(token)
 
 
 def leave(job: Job) -> None:
@@ -152,6 +198,10 @@ def alert_worker(worker_id: UUID, delivery: Delivery, engine: str) -> None:
     """Have a worker look at once whether it is still to run this, best effort: it looks again soon anyway."""
     if worker := Worker.objects.filter(pk=worker_id).first():
         _tell(engine, delivery, lambda engine: engine.alert(worker.name, delivery))
+
+
+def _gone(job: Job) -> JobDoesNotExist:
+    return JobDoesNotExist(f"There is no job {job.pk}; it may have been deleted.")
 
 
 def _tell(name: str, delivery: Delivery, say: Callable[[BaseEngine], None]) -> None:

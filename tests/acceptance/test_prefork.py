@@ -96,6 +96,12 @@ def long_before_quick(valkey, hold, tmp_path):
     return enqueue
 
 
+def test_a_worker_tells_how_many_jobs_it_runs_at_a_time(start_worker):
+    start_worker("file_processing", "--processes=2")
+
+    assert wait_until(lambda: [worker.slots for worker in Worker.objects.all()]) == [2]
+
+
 def test_no_job_waits_behind_a_long_one_while_another_process_is_free(
     start_worker, run_quickly, long_before_quick
 ):

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_jobs import embedded, monitor, relay
 from django_jobs.environment import default_rq_queues, embedded_directory
 from django_jobs.management import terminal
-from django_jobs.models import Job, Queue
+from django_jobs.models import Job, Queue, counting
 from django_jobs.models.tallies import tally
 from django_jobs.states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests import tasks
@@ -165,7 +165,7 @@ def test_queues_are_listed_with_all_that_became_of_their_jobs(job_factory):
 
 
 def test_a_count_that_stopped_says_so_and_one_that_is_exact_does_not(job_factory, monkeypatch):
-    for module in (monitor, terminal):
+    for module in (counting, terminal):
         monkeypatch.setattr(module, "MOST_COUNTED", 2)
     for _ in range(3):
         job_factory()

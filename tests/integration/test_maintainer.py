@@ -9,8 +9,8 @@ from django.db import OperationalError, connections
 from django.utils import timezone
 from rq import Queue as RQQueue
 
-from django_jobs import maintainer, relay, retention
-from django_jobs.models import Job, Lease, tallies
+from django_jobs import figures, maintainer, relay, retention
+from django_jobs.models import FigureDelta, Job, Lease, Rollup, tallies
 from django_jobs.reconciler import Reconciler
 from django_jobs.states import FINISHED, SCHEDULED, STARTED
 from tests.conftest import fresh, make_worker, remember_witnesses, wait_until
@@ -230,6 +230,28 @@ def test_it_folds_the_tallies(valkey):
 
     with running_maintainer():
         wait_until(lambda: tallies.Tally.objects.get().amount == 20)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_folds_the_figures_however_many_there_are(valkey, monkeypatch):
+    monkeypatch.setattr(figures, "MOST_FOLDED", 10)
+    FigureDelta.objects.bulk_create(
+        FigureDelta(queue="mail", task="shop.pay", outcome="finished", amount=2) for _ in range(35)
+    )
+
+    with running_maintainer():
+        wait_until(lambda: not FigureDelta.objects.exists())
+
+    assert figures.total(timedelta(hours=1)).finished == 70
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_deletes_figures_that_were_kept_long_enough(valkey):
+    for period in ("minute", "day"):
+        Rollup.objects.create(period=period, start=timezone.now() - timedelta(days=8))
+
+    with running_maintainer():
+        wait_until(lambda: Rollup.objects.get().period == "day")
 
 
 @pytest.mark.django_db(transaction=True)

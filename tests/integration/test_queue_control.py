@@ -18,9 +18,9 @@ from tests.threads import at_once
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
 VERBS = {
-    control.pause: "pause_queue",
-    control.resume: "pause_queue",
-    control.empty: "empty_queue",
+    control.pause: "manage_queue",
+    control.resume: "manage_queue",
+    control.empty: "manage_queue",
 }
 
 
@@ -44,7 +44,7 @@ def counted():
 
 
 def test_pausing_says_whether_it_changed_anything_and_leaves_one_trace():
-    user = user_who_may("pause_queue")
+    user = user_who_may("manage_queue")
 
     assert [control.pause("file_processing", by=user) for _ in range(2)] == [True, False]
 
@@ -54,7 +54,7 @@ def test_pausing_says_whether_it_changed_anything_and_leaves_one_trace():
 
 
 def test_resuming_says_whether_it_changed_anything_and_leaves_one_trace():
-    user = user_who_may("pause_queue")
+    user = user_who_may("manage_queue")
     Queue.objects.create(name="file_processing", paused=True, purpose="documents")
 
     assert [control.resume("file_processing", by=user) for _ in range(2)] == [True, False]
@@ -202,7 +202,7 @@ def test_a_queue_can_be_paused_and_resumed_while_redis_is_away(settings):
 
 
 def test_emptying_cancels_what_is_queued_there_and_nothing_else(job_factory):
-    user = user_who_may("empty_queue")
+    user = user_who_may("manage_queue")
     jobs = {status: job_factory(status=status) for status in Status}
     job_factory()
     elsewhere = job_factory(queue="vectorization")
@@ -232,7 +232,7 @@ def test_the_trace_tells_how_many_were_canceled(job_factory, count):
 def test_emptying_asks_for_no_permission_to_cancel_single_jobs(job_factory):
     job_factory()
 
-    assert control.empty("file_processing", by=user_who_may("empty_queue")) == 1
+    assert control.empty("file_processing", by=user_who_may("manage_queue")) == 1
 
 
 @pytest.mark.django_db(transaction=True)

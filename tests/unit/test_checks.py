@@ -76,6 +76,32 @@ def test_settings_of_use_are_not_told(settings):
     assert told(checks.check_settings) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("shop.jobs.visible", "cannot be imported"),
+        ("tests.tasks.nothing", "cannot be imported"),
+        ("tests.conftest.ROOT", "allowed is a function of a user and a queryset of jobs"),
+    ],
+)
+def test_a_function_for_visible_jobs_that_is_none_is_told(settings, path, problem):
+    settings.DJANGO_JOBS = {"VISIBLE_JOBS": path}
+
+    [(code, message, hint)] = told(checks.check_visible_jobs)
+
+    assert code == "E008"
+    assert message.startswith(f'DJANGO_JOBS["VISIBLE_JOBS"] is "{path}", which ')
+    assert problem in message
+    assert "def visible_jobs(user, jobs)" in hint
+
+
+@pytest.mark.parametrize("given", [{}, {"VISIBLE_JOBS": "tests.tasks.add"}, {"VISIBLE_JOBS": 5}, None])
+def test_other_settings_of_visible_jobs_are_not_told_there(settings, given):
+    settings.DJANGO_JOBS = given
+
+    assert told(checks.check_visible_jobs) == []
+
+
 @pytest.mark.parametrize("queues", [{}, None])
 def test_a_project_without_queues_is_warned(settings, queues):
     settings.RQ_QUEUES = queues

@@ -2,7 +2,10 @@ import os
 import subprocess
 import sys
 
-from django_jobs.processes import identity
+import pytest
+
+from django_jobs.processes import Footprint, _children, identity
+from tests.conftest import wait_until
 
 
 def start(code="input()"):
@@ -43,3 +46,53 @@ def test_a_process_whose_name_holds_brackets_has_one(tmp_path):
         assert identity(process.pid).isdigit()
     finally:
         process.communicate()
+
+
+# What a process and those that it has started use
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Other systems do not tell.")
+
+HOLD_60_MB = "kept = b'x' * 60_000_000; input()"
+START_ONE = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD_60_MB!r}])"
+COMPUTE = "while True: pass"
+
+
+@on_linux
+def test_memory_of_what_a_process_has_started_counts():
+    process = start(START_ONE)
+
+    try:
+        wait_until(lambda: Footprint(process.pid).measure()[0] > 70_000_000)
+    finally:
+        process.communicate()
+
+
+@on_linux
+def test_the_first_look_tells_no_cpu_and_the_next_one_what_was_used_between():
+    process = start(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {COMPUTE!r}])")
+    footprint = Footprint(process.pid)
+
+    try:
+        assert footprint.measure()[1] is None
+        wait_until(lambda: footprint.measure()[1] > 20)
+    finally:
+        for pid in _children(process.pid):
+            os.kill(pid, 9)
+        process.communicate()
+
+
+@on_linux
+def test_cpu_of_a_process_that_has_ended_still_counts():
+    footprint = Footprint(os.getpid())
+    footprint.measure()
+
+    subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 0.3: pass"], check=True)
+
+    assert footprint.measure()[1] > 5
+
+
+def test_a_process_that_is_gone_uses_nothing_that_is_known():
+    process = start()
+    process.communicate()
+
+    assert Footprint(process.pid).measure() == (None, None)

@@ -6,7 +6,7 @@ What waits behind something that takes long goes to another child, or back to th
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -94,7 +94,8 @@ class HandingWorker(HorsesWorker):
         self._begun = 0
 
     def _may_take(self) -> bool:
-        return not (self._stop_requested or self._is_void or self._signs.fence.has_closed())
+        stays_out = self._stop_requested or self._is_quiet or self._is_void
+        return not (stays_out or self._signs.fence.has_closed())
 
     def _room(self, left: int | None) -> tuple[int, int]:
         """How many deliveries, and how many plain jobs, there is room for."""
@@ -169,7 +170,7 @@ class HandingWorker(HorsesWorker):
             self._may_be_more = bool(taken)
         if taken:
             self.reorder_queues(next(queue for queue in self.queues if queue.name == taken[-1].queue))
-        return taken
+        return _interleaved(taken) if self.weights else taken
 
     def _has_strategy(self) -> bool:
         """If the order of the queues is another one each time: RQ's random or round robin."""
@@ -292,7 +293,7 @@ class HandingWorker(HorsesWorker):
             self._give_back(self._backlog)
 
     def _give_all_back(self) -> None:
-        """Keep nothing that has not begun: this worker stops, or others may hold what it held."""
+        """Keep nothing that has not begun: this worker stops, is quiet, or others may hold what it held."""
         for child in self._nursery.children:
             self._reclaim(child.take_back())
         if self._backlog and not self._signs.fence.has_closed():
@@ -333,3 +334,14 @@ class HandingWorker(HorsesWorker):
         self._rests_until = time.monotonic() + REST_SECONDS
         self._may_be_more = True
         self._arrivals.forget()
+
+
+def _interleaved(taken: Sequence[Taken]) -> list[Taken]:
+    """Each queue's in their order, spread evenly: of many that are taken at once, no queue's come last."""
+    counts = Counter(each.queue for each in taken)
+    seen: Counter[str] = Counter()
+    places = []
+    for each in taken:
+        places.append((seen[each.queue] + 0.5) / counts[each.queue])
+        seen[each.queue] += 1
+    return [taken[number] for number in sorted(range(len(taken)), key=places.__getitem__)]

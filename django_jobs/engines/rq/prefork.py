@@ -104,6 +104,7 @@ class PreforkWorker(HandingWorker):
             max_memory_bytes=self.max_memory_per_child_bytes,
         )
         self._signs.fence = Fence(self._nursery.seats.fence)
+        self._signs.worker.slots = self.processes or _cores()
         super().bootstrap(*args, **kwargs)
         self._taking = Taking(self.connection, self.queues, self.name, self.key)
         self._arrivals = Arrivals(self.connection, self.queues)
@@ -158,7 +159,7 @@ class PreforkWorker(HandingWorker):
             elif left is not None and left <= 0:
                 logger.info("Worker %s: finished executing %d jobs, quitting", self.name, self._begun)
                 return
-            elif burst and (self._is_suspended or not self._may_be_more):
+            elif burst and (self._is_suspended or self._is_quiet or not self._may_be_more):
                 logger.info("Worker %s: done, quitting", self.name)
                 return
             elif max_idle_time is not None and time.monotonic() - idle_since >= max_idle_time:
@@ -181,13 +182,15 @@ class PreforkWorker(HandingWorker):
         self._hear()
         self._ask(left)
         self._record()  # Meanwhile, as both servers have work to do.
-        if self._stop_requested or self._is_void:
+        if self._stop_requested or self._is_quiet or self._is_void:
             self._give_all_back()
+        self._may_be_more |= self._is_quiet  # By the time it takes something again.
         self._begin(self._taken())
         self._hand_out()
         self._share()
         is_busy = bool(self._holdings or self._horses)
-        self._signs.worker.state = Worker.State.BUSY if is_busy else Worker.State.IDLE
+        state = Worker.State.BUSY if is_busy else Worker.State.IDLE
+        self._signs.worker.state = Worker.State.QUIET if self._is_quiet else state
 
     def _is_empty(self) -> bool:
         return not (

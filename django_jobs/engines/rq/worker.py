@@ -3,6 +3,7 @@ attempt whose process died."""
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from uuid import UUID, uuid4
 
 from django.db import Error, router
 from rq.defaults import RQ_KEY_PREFIX
+from rq.worker import WorkerStatus
 
 from ... import executor, reports
 from ...fences import LOOK_EVERY_SECONDS
@@ -32,6 +34,7 @@ from .. import get_engine
 from ..base import parse_delivery_id
 from . import trampoline
 from .observing import ObservingWorker
+from .robust import LONGEST_BLOCK_SECONDS
 
 OVERTIME_SECONDS = 10
 """How long after its time limit a job that does not heed it, say in C code, is killed."""
@@ -71,6 +74,7 @@ class JobsWorker(ObservingWorker):
         self._held: Held | None = None
         self._deadline = SharedMoment(time.monotonic)
         self._maintainer: KeptProcess | None = None
+        self._is_quiet = self._was_told_to_stop = False
         self._prepare_life_signs()
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
@@ -99,6 +103,44 @@ class JobsWorker(ObservingWorker):
         if self._maintainer and not self.is_horse and not self._stop_requested:
             self._maintainer.revive()
         super().heartbeat(*args, **kwargs)
+
+    def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
+        """As RQ's, in rounds, between which it may have become quiet."""
+        idle_since = time.monotonic()
+        while True:
+            self._wait_while_quiet(is_burst=timeout is None)
+            if timeout is None:
+                return None if self._is_quiet else super().dequeue_job_and_maintain_ttl(None, max_idle_time)
+            left: float = LONGEST_BLOCK_SECONDS
+            if max_idle_time is not None:
+                left = min(left, max_idle_time - (time.monotonic() - idle_since))
+            if left <= 0:
+                return None
+            if taken := super().dequeue_job_and_maintain_ttl(timeout, math.ceil(left)):
+                return taken
+
+    def _wait_while_quiet(self, *, is_burst: bool) -> None:
+        if not self._is_quiet or is_burst:
+            return
+        logger.info("Worker %s is quiet: it takes nothing until it is told otherwise.", self.name)
+        self._signs.worker.state = Worker.State.QUIET
+        self.set_state(WorkerStatus.SUSPENDED)
+        told_at = time.monotonic()
+        while self._is_quiet:  # A signal to stop raises in it.
+            time.sleep(LOOK_EVERY_SECONDS)
+            if time.monotonic() - told_at > LONGEST_BLOCK_SECONDS:
+                told_at = time.monotonic()
+                self.heartbeat()
+        self._signs.worker.state = Worker.State.IDLE
+        logger.info("Worker %s takes jobs again.", self.name)
+
+    def _heed(self, order: str) -> None:
+        """Obey what somebody told this worker in its row; called in the thread of its life signs."""
+        self._is_quiet = order == Worker.Order.QUIET
+        if order == Worker.Order.STOP and not self._was_told_to_stop:
+            self._was_told_to_stop = True
+            logger.info("Worker %s was told to stop.", self.name)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def execute_job(self, job: Any, queue: Any) -> None:
         if asked := parse_delivery_id(job.id):
@@ -254,10 +296,12 @@ class JobsWorker(ObservingWorker):
             queues=self.queue_names(),
             witness=self._witness,
             on_cancel=self._stop_held_job,
+            on_order=self._heed,
             on_renewal=self._look_after_child,
             holds=self._surely_holds,
             on_fence=self._end_behind_fence,
         )
+        self._is_quiet = self._was_told_to_stop = False
         self.worker_id, self.fork_lock = self._signs.worker.pk, self._signs.lock
 
     def _start_life_signs(self) -> None:

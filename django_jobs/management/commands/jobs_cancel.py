@@ -34,6 +34,7 @@ class Command(TerminalCommand):
         parser.add_argument("--yes", action="store_true", help="Do not ask whether --all is meant.")
 
     def handle(self, **options: Any) -> None:
+        control.check_not_read_only()
         check_choice(options, "status")
         if options["ids"]:
             steer_named(self, options["ids"], _cancel, **_WORDS)

@@ -20,6 +20,7 @@ class Command(TerminalCommand):
         parser.add_argument("queues", nargs="+", metavar="QUEUE", help="Names of queues.")
 
     def handle(self, **options: Any) -> None:
+        control.check_not_read_only()
         told, problems = [], []
         for name in dict.fromkeys(options["queues"]):
             try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ... import monitor, retention
+from ... import control, monitor, retention
 from ...models.workers import MOST_COUNTED
 from ...states import TERMINAL
 from ..selection import point_in_time
@@ -53,6 +53,8 @@ class Command(TerminalCommand):
             if options[name] == "":  # As from an unset variable of a script, which means anything but all.
                 raise CommandError(f"--{name.replace('_', '-')} is empty; give it a value or leave it out.")
         size, dry_run = options["batch_size"], options["dry_run"]
+        if not dry_run:
+            control.check_not_read_only()
         if not 1 <= size <= _LARGEST_BATCH:
             raise CommandError(
                 f"--batch-size is {size}; allowed is a whole number from 1 to {_LARGEST_BATCH}."

@@ -29,6 +29,8 @@ class Command(TerminalCommand):
 
     def handle(self, **options: Any) -> None:
         check_choice(options, "dry_run")
+        if not options["dry_run"]:
+            control.check_not_read_only()
         if options["ids"]:
             steer_named(self, options["ids"], _requeue, **_WORDS)
             return
