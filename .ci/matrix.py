@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
 TRACKS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
 PROCESSES = ["tests/acceptance", "tests/faults"]
-FUNCTIONS = ["tests/unit", "tests/integration", "tests/chaos"]
+FUNCTIONS = ["tests/unit", "tests/integration", "tests/browser", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
     *(f"acceptance/test_{name}.py" for name in ("async_tasks", "doctor", "faults", "prefork", "robustness")),
     "acceptance/test_stopping.py",
@@ -38,7 +38,7 @@ ON_SQLITE_ONLY = (
     *(f"integration/test_{name}.py" for name in ("embedded", "environment", "testing")),
     *(f"integration/test_documents_{name}.py" for name in ("demo", "feeding", "pages", "processes", "tasks")),
     "faults/test_sqlite_faults.py",
-    "chaos",
+    *("browser", "chaos"),
 )
 # Beside the core, where there is time left: on the new ones with PostgreSQL, on the old ones with SQLite.
 WITH_CORE_ON_POSTGRESQL = [f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks")]

@@ -1,51 +1,41 @@
-"""Attempts: their list, their page, and their part of a job's page."""
+"""Attempts: their list and their page."""
+
+from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.formats import number_format
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.text import Truncator
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..models import Attempt
-from .base import CappedPaginator, LookOnly, call_text, error_text, moment, preformatted
+from ..models import Attempt, Job
+from ..visibility import visible
+from .base import (
+    NOTHING,
+    CappedPaginator,
+    JobsPage,
+    LookOnly,
+    call_text,
+    error_text,
+    moment,
+    preformatted,
+    redacted_text,
+)
+from .seeing import marked_traceback, may_see_values
 
+_OF_VALUES = {"short_call": "task_name", "traceback_text": None, "log_text": None}
+"""What shows values of a job, and what is shown instead to who may not see them."""
 
-class AttemptDisplay(LookOnly):
-    """What is told of an attempt, wherever it is shown."""
-
-    started = moment("started_at")
-    finished = moment("finished_at")
-
-    @admin.display(description=_("ran for"))
-    def ran(self, attempt: Attempt) -> str:
-        return f"{attempt.duration.total_seconds():.2f} s"
-
-    @admin.display(description=_("error"))
-    def error(self, attempt: Attempt) -> str:
-        return error_text(attempt)
-
-    @admin.display(description=_("traceback"))
-    def traceback_text(self, attempt: Attempt) -> str:
-        return preformatted(attempt.traceback)
-
-    @admin.display(description=_("log"))
-    def log_text(self, attempt: Attempt) -> str:
-        return preformatted(attempt.log)
-
-
-_TOLD = ("outcome", "worker_name", "started", "finished", "ran", "error", "traceback_text", "log_text")
-
-
-class AttemptInline(AttemptDisplay, admin.StackedInline):
-    model = Attempt
-    extra = 0
-    fields = readonly_fields = _TOLD
-    ordering = ("-number",)
-    show_change_link = True
+_LOOKUPS = {"outcome__exact", "job__id__exact"}
 
 
 @admin.register(Attempt)
-class AttemptAdmin(AttemptDisplay, admin.ModelAdmin):
+class AttemptAdmin(JobsPage, LookOnly, admin.ModelAdmin):
     list_display = ("short_call", "number", "outcome", "worker_name", "since", "ran", "short_error")
     list_filter = ("outcome",)
     list_select_related = ("job",)
@@ -53,23 +43,70 @@ class AttemptAdmin(AttemptDisplay, admin.ModelAdmin):
     ordering = ("-id",)
     sortable_by = ()
     paginator = CappedPaginator
+    show_facets = admin.ShowFacets.NEVER  # ?_facets would count all rows.
     show_full_result_count = False
-    fields = readonly_fields = ("job_link", "number", *_TOLD)
+    fields = readonly_fields = (
+        *("job_link", "number", "outcome", "worker_name", "started", "finished", "ran", "error"),
+        *("traceback_text", "log_text"),
+    )
 
-    class Media:
-        css = {"all": ["django_jobs/admin.css"]}
+    since = moment("started_at", _("started at"), precise=False)
+    started = moment("started_at", _("started at"))
+    finished = moment("finished_at", _("finished at"))
 
-    since = moment("started_at", precise=False)
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
+        jobs = visible(request.user, Job.objects.all())
+        attempts: QuerySet[Attempt] = super().get_queryset(request)
+        return attempts.filter(job__in=jobs) if jobs.query.has_filters() else attempts
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return _shown(self.list_display, request)
+
+    def get_fields(self, request: HttpRequest, obj: Attempt | None = None) -> Any:
+        return _shown(self.fields, request)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """No others: ?log__contains=… would tell what a log holds to who may not see it."""
+        return lookup in _LOOKUPS
 
     @admin.display(description=_("call"))
     def short_call(self, attempt: Attempt) -> str:
         return call_text(attempt.job)
 
+    @admin.display(description=_("task"))
+    def task_name(self, attempt: Attempt) -> str:
+        return attempt.job.task
+
+    @admin.display(description=_("job"))
+    def job_link(self, attempt: Attempt) -> str:
+        page = reverse(
+            "admin:django_jobs_job_change", args=[attempt.job_id], current_app=self.admin_site.name
+        )
+        return format_html('<a href="{}">{}</a>', page, attempt.job)
+
+    @admin.display(description=_("ran for"))
+    def ran(self, attempt: Attempt) -> str:
+        seconds = attempt.duration.total_seconds()
+        return gettext("{number} s").format(number=number_format(seconds, 2))
+
+    @admin.display(description=_("error"))
+    def error(self, attempt: Attempt) -> str:
+        return error_text(attempt)
+
     @admin.display(description=_("error"))
     def short_error(self, attempt: Attempt) -> str:
         return Truncator(error_text(attempt)).chars(100)
 
-    @admin.display(description=_("job"))
-    def job_link(self, attempt: Attempt) -> str:
-        page = reverse(f"{self.admin_site.name}:django_jobs_job_change", args=[attempt.job_id])
-        return format_html('<a href="{}">{}</a>', page, attempt.job)
+    @admin.display(description=_("traceback"))
+    def traceback_text(self, attempt: Attempt) -> SafeString | str:
+        return preformatted(marked_traceback(attempt.traceback)) if attempt.traceback else NOTHING
+
+    @admin.display(description=_("log"))
+    def log_text(self, attempt: Attempt) -> SafeString | str:
+        return redacted_text(attempt.log)
+
+
+def _shown(names: Any, request: HttpRequest) -> list[str]:
+    if may_see_values(request.user):
+        return list(names)
+    return [shown for name in names if (shown := _OF_VALUES.get(name, name))]

@@ -5,17 +5,22 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.template.response import TemplateResponse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.utils.timezone import localtime
-from django.utils.translation import gettext_lazy
 
+from .. import registry
 from ..models import Attempt, Job
 from ..models.workers import MOST_COUNTED
+from ..redaction import redact_call, redact_text
+from . import strip
 
 NOTHING = "-"
 
@@ -41,19 +46,84 @@ class LookOnly:
         return False
 
 
-def call_text(job: Job) -> str:
+class JobsPage:
+    """A ModelAdmin whose pages stand in our frame.
+
+    Its templates extend `admin/django_jobs/base.html`. Where it has none of its own, Django's are taken, with
+    the strip above.
+    """
+
+    admin_site: admin.AdminSite
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        if not self.has_view_or_change_permission(request):  # type: ignore[attr-defined]
+            raise PermissionDenied
+        if redirect := strip.chosen(request):
+            return redirect
+        context = strip.frame(request, self.admin_site) | (extra_context or {})
+        return super().changelist_view(request, context)  # type: ignore[misc]
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Django's own asks for the permission for this very object."""
+        if not (self.has_view_or_change_permission(request) or self.has_add_permission(request)):  # type: ignore[attr-defined]
+            raise PermissionDenied
+        if redirect := strip.chosen(request):
+            return redirect
+        context = strip.frame(request, self.admin_site) | (extra_context or {})
+        return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
+
+    def page(
+        self, request: HttpRequest, template: str, context: dict[str, Any], *, title: str
+    ) -> HttpResponseBase:
+        """Another page of this ModelAdmin. Whoever calls it has asked for the permission."""
+        model = {"opts": self.opts}  # type: ignore[attr-defined]
+        return page(request, self.admin_site, template, {**model, **context}, title=title)
+
+
+def page(
+    request: HttpRequest, site: admin.AdminSite, template: str, context: dict[str, Any], *, title: str
+) -> HttpResponseBase:
+    """A page in our frame: `template` extends `admin/django_jobs/base.html`.
+
+    Whoever calls it has asked for the permission.
+    """
+    if redirect := strip.chosen(request):
+        return redirect
+    request.current_app = site.name
+    frame = {**site.each_context(request), **strip.frame(request, site), "title": title}
+    return TemplateResponse(request, template, {**frame, **context})
+
+
+Parameters = Callable[[str], list[str] | None]
+"""Tells the names of a task's positional parameters, None if they cannot be had."""
+
+
+def redacted_call(job: Job, parameters: Parameters = registry.parameters) -> str:
+    """The call as Python code with its secrets masked."""
+    if job.observed_id:
+        return job.call  # Without arguments.
+    return redact_call(job.task, job.args, job.kwargs, parameters(job.task) if job.args else None)
+
+
+def call_text(job: Job, parameters: Parameters = registry.parameters) -> str:
     """The call in the space of a list's column, without the module."""
-    return Truncator(job.call.removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(60)
+    return Truncator(redacted_call(job, parameters).removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(60)
 
 
 def error_text(row: Job | Attempt) -> str:
-    return f"{row.error_type}: {row.error_message}" if row.error_type else NOTHING
+    return f"{row.error_type}: {redact_text(row.error_message)}" if row.error_type else NOTHING
 
 
-def moment(field: str, *, precise: bool = True) -> Callable[[Any, Any], str]:
+def moment(field: str, heading: Any, *, precise: bool = True) -> Callable[[Any, Any], str]:
     """A time in the current time zone: to the millisecond and with the zone's name, or to the second."""
 
-    @admin.display(description=gettext_lazy(field.replace("_", " ")), ordering=None)
+    @admin.display(description=heading, ordering=None)
     def text(self: Any, row: Any) -> str:
         value = getattr(row, field)
         if value is None:
@@ -65,16 +135,13 @@ def moment(field: str, *, precise: bool = True) -> Callable[[Any, Any], str]:
     return text
 
 
-def bar(percent: int) -> SafeString:
-    return format_html(
-        '<span class="jobs-progress"><progress max="100" value="{0}" aria-label="{0} %"></progress>'
-        " {0} %</span>",
-        percent,
-    )
-
-
 def preformatted(text: str) -> SafeString | str:
     return format_html("<pre>{}</pre>", text) if text else NOTHING
+
+
+def redacted_text(text: str) -> SafeString | str:
+    """A log or a traceback with its secrets masked."""
+    return preformatted(redact_text(text))
 
 
 def pretty_json(value: Any) -> str:

@@ -1,215 +1,269 @@
-"""Jobs: their list, their page, and what can be done with them."""
+"""Jobs: their list, found by a search and steered a row or a whole search at a time."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from functools import partial as bound
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
-from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .. import control
+from .. import registry, searching
 from ..engines import all_engines
-from ..exceptions import JobsError
-from ..models import Job, JobEvent
-from ..states import STARTED
-from .attempts import AttemptInline
-from .base import (
-    NOTHING,
-    CappedPaginator,
-    LookOnly,
-    bar,
-    call_text,
-    error_text,
-    moment,
-    preformatted,
-    pretty_json,
-)
+from ..exceptions import SearchError
+from ..models import Job, Worker
+from ..states import STARTED, Status
+from ..visibility import visible
+from .acting import with_query
+from .badges import WORDS, Standing, passing, standing
+from .base import JobsPage, LookOnly
+from .charts import meter
+from .job import ShowsJob
+from .live import partial
+from .scales import duration_text
+from .seeing import count_text, may_see_values, parsed, short_call
+from .urls import extra_urls
+
+PAGE_SIZE = 50
+MOST_SUGGESTED = 200
+
+FILTERED = ("queue", "task", "worker", "tag", "owner", "engine", "since", "until")
+"""The qualifiers that have a field in the form which composes a search."""
+
+_TIMES = ("15m", "1h", "6h", "24h", "7d")
+_EXAMPLES = {
+    "file:42": _("an id or the begin of one, a subject, or a task"),
+    "args.file_id:42": _("an argument; args.0:42 is the first one by position"),
+    "status:failed error:Timeout": _("failed jobs with that in their error"),
+    "task:documents.tasks.* -queue:mail": _("tasks that begin so, not on that queue"),
+    'error:"could not connect" since:2h': _("text with spaces, enqueued in the last two hours"),
+    "attempt:>1 until:2026-01-31T18:00": _("retried at least once, enqueued before that time"),
+    "tag:import owner:alice worker:w1 engine:rq": _("further qualifiers"),
+}
 
 
-class QueueFilter(admin.SimpleListFilter):
-    """The declared queues; the distinct ones of all rows would be read from all rows."""
+@dataclass(frozen=True)
+class Row:
+    """A job in the list."""
 
-    title = _("queue")
-    parameter_name = "queue"
+    id: UUID
+    call: str
+    choose: str
+    """What ticking it is called."""
+    url: str
+    standing: Standing
+    note: str
+    progress: SafeString | str
+    queue: str
+    queue_url: str
+    enqueued: SafeString
+    timing: SafeString | str
+    attempt: str
+    worker: str
+    subject: str
+    subject_url: str
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        names = {name for engine in all_engines() for name in engine.queue_names()}
-        return [(name, name) for name in sorted(names)]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
-        return queryset.filter(queue=self.value()) if self.value() else queryset
+@dataclass(frozen=True)
+class Chip:
+    """A state one can choose."""
+
+    word: Any
+    url: str
+    count: str
+    is_current: bool
 
 
-class JobEventInline(LookOnly, admin.TabularInline):
-    model = JobEvent
-    verbose_name_plural = _("events")
-    extra = 0
-    fields = readonly_fields = ("when", "kind", "attempt", "by", "message")
-    when = moment("at")
+@dataclass(frozen=True)
+class Filter:
+    """A field of the form that composes a search."""
+
+    name: str
+    label: Any
+    value: str
+    choices: list[str]
+    """All that may be chosen, or what is suggested."""
+    is_open: bool
+    """True if other values may be written."""
 
 
 @admin.register(Job)
-class JobAdmin(LookOnly, admin.ModelAdmin):
-    list_display = ["short_call", "status", "progress_bar", "queue", "attempt_of", "since", "ran", "subject"]
-    list_filter = ["status", QueueFilter, "engine"]
-    list_per_page = 50
-    ordering = ["-id"]
-    sortable_by = ()
-    paginator = CappedPaginator
-    show_full_result_count = False
-    search_fields = ["subject"]  # What is searched is said in get_search_results.
-    search_help_text = _("A job's id, a subject such as file:42, or part of a task's name.")
-    actions = ["requeue", "cancel"]
-    inlines = [AttemptInline, JobEventInline]
-    since = moment("created_at", precise=False)
-    created = moment("created_at")
-    scheduled = moment("scheduled_for")
-    queued = moment("queued_at")
-    delivered = moment("delivered_at")
-    started = moment("started_at")
-    finished = moment("finished_at")
-    _result = ("id", "call_code", "status_text", "error", "traceback_text", "result_text")
-    _progress = ("progress_bar", "progress_message", "stages_text")
-    _times = ("created", "scheduled", "queued", "delivered", "started", "finished", "ran")
-    _options = (
-        *("queue", "engine", "owner", "subject", "tags_text", "meta_text", "timeout_seconds", "idempotent"),
-        *("attempt_of", "retry_intervals", "retry_jitter", "losses", "unique_key", "requeued_from"),
-        *("at_front", "description", "keep_result_seconds", "observed_id"),
-    )
-    fieldsets = [
-        (None, {"fields": _result}),
-        (_("Progress"), {"fields": _progress}),
-        (_("Times"), {"fields": _times}),
-        (_("Options"), {"fields": _options}),
-    ]
-    readonly_fields = (*_result, *_progress, *_times, *_options)
+class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
+    def get_urls(self) -> list[URLPattern]:
+        wrap = self.admin_site.admin_view
+        region = bound(wrap, cacheable=True)
+        return [
+            *extra_urls(self.admin_site),
+            path("rows/", region(self.rows_view), name="django_jobs_job_rows"),
+            path("act/", wrap(self.act_view), name="django_jobs_job_act"),
+            path("<uuid:job_id>/head/", region(self.head_view), name="django_jobs_job_head"),
+            path("<uuid:job_id>/past/", region(self.past_view), name="django_jobs_job_past"),
+            path("<uuid:job_id>/edit/", wrap(self.edit_view), name="django_jobs_job_edit"),
+            *super().get_urls(),
+        ]
 
-    class Media:
-        css = {"all": ["django_jobs/admin.css"]}
-
-    def has_requeue_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("django_jobs.requeue_job")
-
-    def has_cancel_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("django_jobs.cancel_job")
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
-    ) -> tuple[QuerySet[Job], bool]:
-        term = search_term.strip()
-        if not term:
-            return queryset, False
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        text = request.GET.get("q", "")
+        given = {name: request.GET[name].strip() for name in FILTERED if name in request.GET}
         try:
-            return queryset.filter(pk=UUID(term)), False
-        except ValueError:
-            return queryset.filter(Q(subject=term) | Q(task__icontains=term)), False
-
-    @admin.action(description=_("Requeue selected jobs"), permissions=["requeue"])
-    def requeue(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        self._steer(request, queryset, lambda job: bool(control.requeue(job, by=request.user)), _requeued)
-
-    @admin.action(description=_("Cancel selected jobs"), permissions=["cancel"])
-    def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
-        self._steer(request, queryset, lambda job: control.cancel(job, by=request.user), _canceled)
-
-    def _steer(
-        self,
-        request: HttpRequest,
-        jobs: QuerySet[Job],
-        verb: Callable[[Job], bool],
-        told: Callable[[int], str],
-    ) -> None:
-        done, ended, refused = 0, 0, []
-        for job in jobs:
-            try:
-                if verb(job):
-                    done += 1
-                else:
-                    ended += 1
-            except (JobsError, PermissionDenied) as error:
-                refused.append(str(error))
-        self.message_user(request, told(done), messages.SUCCESS if done else messages.WARNING)
-        for reason in refused[:5]:
-            self.message_user(request, reason, messages.WARNING)
-        if len(refused) > 5:
-            self.message_user(request, _("And %d more.") % (len(refused) - 5), messages.WARNING)
-        if ended:
-            self.message_user(request, _("%d had ended already.") % ended, messages.WARNING)
-
-    @admin.display(description=_("call"))
-    def short_call(self, job: Job) -> str:
-        return call_text(job)
-
-    @admin.display(description=_("call"))
-    def call_code(self, job: Job) -> str:
-        return format_html("<code>{}</code>", job.call)
-
-    @admin.display(description=_("status"))
-    def status_text(self, job: Job) -> str:
-        if job.is_canceling:
-            return gettext("started, canceling: its worker was asked to stop it")
-        if job.status == STARTED and job.elsewhere_until:
-            return gettext(
-                "started, goes on elsewhere until {time:%Y-%m-%d %H:%M:%S %Z} at the latest"
-            ).format(time=job.elsewhere_until)
-        if job.is_interrupted:
-            return gettext("failed: interrupted, its worker was lost")
-        if job.will_retry_at:
-            return gettext("scheduled: will retry at {time:%Y-%m-%d %H:%M:%S %Z}").format(
-                time=job.will_retry_at
-            )
-        return job.get_status_display()
-
-    @admin.display(description=_("progress"))
-    def progress_bar(self, job: Job) -> str:
-        return bar(job.progress)
-
-    @admin.display(description=_("stages"))
-    def stages_text(self, job: Job) -> SafeString | str:
-        rows = ((name, bar(stage["progress"]), stage["status"]) for name, stage in job.ordered_stages.items())
-        items = format_html_join("", "<li>{} {} {}</li>", rows)
-        return format_html('<ul class="jobs-stages">{}</ul>', items) if items else NOTHING
-
-    @admin.display(description=_("attempt"))
-    def attempt_of(self, job: Job) -> str:
-        return gettext("{attempt} of {most}").format(
-            attempt=job.attempt, most=max(job.max_attempts, job.attempt)
+            if given:
+                return HttpResponseRedirect(self.list_url(q=searching.replaced(text, given)))
+            asked = searching.asked_for(text)
+        except SearchError:  # Told beside the rows.
+            asked = given
+        context = {
+            **self._found(request),
+            "list_url": self.list_url(),
+            "examples": _EXAMPLES,
+            "filters": list(_filters(asked)),
+            "verbs": self.offered(request),
+            "may_act_on_all": request.user.has_perm("django_jobs.bulk_job"),
+            "act_url": self.own_url("act"),
+            "rows_url": self._rows_url(request),
+        }
+        return self.page(
+            request, "admin/django_jobs/job_list.html", context | (extra_context or {}), title=gettext("Jobs")
         )
 
-    @admin.display(description=_("ran for"))
-    def ran(self, job: Job) -> str:
-        return NOTHING if job.duration is None else f"{job.duration.total_seconds():.2f} s"
+    def rows_view(self, request: HttpRequest) -> HttpResponseBase:
+        """The region of the list that is renewed."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = self._found(request) | {"verbs": self.offered(request)}
+        return partial(request, "admin/django_jobs/_rows.html", context)
 
-    @admin.display(description=_("error"))
-    def error(self, job: Job) -> str:
-        return error_text(job)
+    def _found(self, request: HttpRequest) -> dict[str, Any]:
+        """What the region shows: states with their counts, rows, and where it goes on."""
+        text = request.GET.get("q", "").strip()
+        try:
+            search = parsed(text, request.user)
+        except SearchError as error:
+            return {"q": text, "problem": str(error), "chips": list(self._chips("", {}))}
+        jobs = visible(request.user, Job.objects.all())
+        before, after = _id(request.GET.get("before")), _id(request.GET.get("after"))
+        page = searching.page(
+            _listed(jobs, request.user),
+            search,
+            before=before,
+            after=None if before else after,
+            size=PAGE_SIZE,
+        )
+        counts = searching.counts(jobs, search) or {}
+        hint = searching.among_arguments(text) if may_see_values(request.user) and not page.jobs else ""
+        return {
+            "q": text,
+            "hint": hint,
+            "hint_url": self.list_url(q=hint),
+            "is_searched": bool(search),
+            "chips": list(self._chips(text, counts)),
+            "rows": list(self._rows(page.jobs, text, request.user)),
+            "newest_url": self.list_url(q=text) if before or after else "",
+            "newer_url": self.list_url(q=text, after=str(page.newer)) if page.newer else "",
+            "older_url": self.list_url(q=text, before=str(page.older)) if page.older else "",
+            "looked_until": page.looked_until,
+            "is_looking_back": not after or bool(before),
+        }
 
-    @admin.display(description=_("traceback"))
-    def traceback_text(self, job: Job) -> str:
-        return preformatted(job.traceback)
+    def _chips(self, text: str, counts: Mapping[str, int]) -> Iterator[Chip]:
+        chosen = searching.asked_for(text).get("status", "")
+        is_known = counts.keys() == set(Status.values)
+        everything = count_text(*counts.values()) if is_known else ""
+        yield Chip(_("all"), self._searched(text, status=""), everything, not chosen)
+        for status in Status.values:
+            count = count_text(counts[status]) if status in counts else ""
+            yield Chip(WORDS[status], self._searched(text, status=status), count, chosen == status)
 
-    @admin.display(description=_("result"))
-    def result_text(self, job: Job) -> str:
-        return job.result_error or preformatted(pretty_json(job.result))
+    def _rows(self, jobs: Sequence[Job], text: str, user: Any) -> Iterator[Row]:
+        # Once for a page what would take longer than all else of a row.
+        any_id, parameters, choose = UUID(int=0), cache(registry.parameters), gettext("Choose {call}")
+        job_url, list_url = self.job_url(any_id), self.list_url()
+        queue_url = cache(lambda queue: self._searched(text, queue=queue))
+        for job in jobs:
+            told, call = standing(job), short_call(job, user, parameters)
+            is_moving = job.status == STARTED or 0 < job.progress < 100
+            subject = searching.replaced("", {"subject": job.subject}) if job.subject else ""
+            yield Row(
+                id=job.pk,
+                call=call,
+                choose=choose.format(call=call),
+                url=job_url.replace(str(any_id), str(job.pk)),
+                standing=told,
+                note=gettext("observed only") if job.observed_id else "",
+                progress=meter(job.progress, gettext("Progress of {job}").format(job=job.pk))
+                if is_moving
+                else "",
+                queue=job.queue,
+                queue_url=queue_url(job.queue),
+                enqueued=passing(job.created_at),
+                timing=_timing(job, told),
+                attempt=attempt_text(job),
+                worker=job.worker.name if job.worker else "",
+                subject=job.subject,
+                subject_url=with_query(list_url, q=subject) if subject else "",
+            )
 
-    @admin.display(description=_("tags"))
-    def tags_text(self, job: Job) -> str:
-        return ", ".join(job.tags) or NOTHING
+    def _rows_url(self, request: HttpRequest) -> str:
+        return f"{self.own_url('rows')}?{request.GET.urlencode()}"
 
-    @admin.display(description=_("meta"))
-    def meta_text(self, job: Job) -> str:
-        return preformatted(pretty_json(job.meta or None))
+    def _searched(self, text: str, **values: str) -> str:
+        return self.list_url(q=searching.replaced(text, values))
 
 
-def _requeued(done: int) -> str:
-    return ngettext("%d job requeued.", "%d jobs requeued.", done) % done
+def attempt_text(job: Job) -> str:
+    return gettext("{attempt} of {most}").format(attempt=job.attempt, most=max(job.max_attempts, job.attempt))
 
 
-def _canceled(done: int) -> str:
-    return ngettext("%d job canceled.", "%d jobs canceled.", done) % done
+def _listed(jobs: QuerySet[Job], user: Any) -> QuerySet[Job]:
+    """What else is read of the listed ones: who runs them; no arguments that are not shown."""
+    jobs = jobs.select_related("worker").defer("progress_message", "error_message", "description", "tags")
+    return jobs if may_see_values(user) else jobs.defer("args", "kwargs")
+
+
+def _timing(job: Job, told: Standing) -> SafeString | str:
+    """When it started, when it is due, or how long it ran."""
+    if job.status == STARTED and job.started_at:
+        return format_html(gettext("started {time}"), time=passing(job.started_at))
+    if told.at and not job.has_ended:
+        return format_html(gettext("due {time}"), time=passing(told.at))
+    if job.duration is None:
+        return ""
+    return gettext("ran {duration}").format(duration=duration_text(job.duration.total_seconds()))
+
+
+def _filters(asked: Mapping[str, str]) -> Iterator[Filter]:
+    queues = sorted({name for engine in all_engines() for name in engine.queue_names()})
+    workers = Worker.objects.order_by("-id").values_list("name", flat=True)[:MOST_SUGGESTED]
+
+    def field(name: str, label: Any, choices: list[str], *, is_open: bool = True) -> Filter:
+        value = asked.get(name, "")
+        if not is_open and value and value not in choices:
+            choices = [*choices, value]
+        return Filter(name, label, value, choices, is_open)
+
+    yield field("queue", _("Queue"), queues, is_open=False)
+    yield field("task", _("Task"), registry.names()[:MOST_SUGGESTED])
+    yield field("worker", _("Worker"), sorted(set(workers)))
+    yield field("tag", _("Tag"), [])
+    yield field("owner", _("Owner"), [])
+    yield field("engine", _("Engine"), sorted(engine.name for engine in all_engines()), is_open=False)
+    yield field("since", _("Enqueued since"), [*_TIMES])
+    yield field("until", _("Enqueued before"), [*_TIMES])
+
+
+def _id(text: str | None) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None

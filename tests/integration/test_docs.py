@@ -68,7 +68,8 @@ def test_every_how_to_has_examples_and_a_check_would_be_noticed():
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(DOCS.rglob("*.md")), ids=str)
 def test_links_between_pages_lead_somewhere(page):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", prose)
 
     assert [link for link in links if not (page.parent / link).exists()] == []
 
@@ -82,12 +83,17 @@ def test_the_index_lists_every_page():
 
 def test_every_permission_of_ours_is_told_where_steering_is():
     page = (DOCS / "howto" / "steering.md").read_text()
-    named = set(re.findall(r"`([a-z]+_(?:job|queue))`", page))
+    named = set(
+        re.findall(r"`([a-z]+(?:_[a-z]+)*_(?:job|job_arguments|queue|worker|errorgroup|operation))`", page)
+    )
 
-    from django_jobs.models import Job, Queue
+    from django_jobs.models import ErrorGroup, Job, Queue, Worker
 
-    defined = {codename for model in (Job, Queue) for codename, _ in model._meta.permissions}
-    assert named == {*defined, "delete_job"}
+    defined = {
+        codename for model in (ErrorGroup, Job, Queue, Worker) for codename, _ in model._meta.permissions
+    }
+    looking = {f"view_{name}" for name in ("job", "queue", "worker", "errorgroup", "operation")}
+    assert named - {"quiet_worker", "unquiet_worker", "stop_worker"} == {*defined, *looking, "delete_job"}
 
 
 COMING = DOCS / "coming-from-django-rq.md"

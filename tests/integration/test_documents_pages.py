@@ -103,7 +103,7 @@ def test_a_document_links_to_its_jobs_in_the_admin(admin_client, document):
     tasks.process_vectorization_only_task.using(subject=f"{document.subject}0").enqueue(document.pk)
     response = admin_client.get(link)
 
-    assert [job.subject for job in response.context["cl"].result_list] == [document.subject]
+    assert [row.subject for row in response.context["rows"]] == [document.subject]
 
 
 def test_a_document_without_jobs_says_so(client):

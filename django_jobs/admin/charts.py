@@ -1,0 +1,422 @@
+"""Charts as SVG, made on the server: no script, no style attribute, no id; classes give the colours.
+
+Positions are percentages, so a chart fills its column and its text keeps its size. Beside each of the two
+large ones stands the same as a table, for those who do not see it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Literal
+
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, pgettext
+
+from .scales import Axis, count_axis, count_text, duration_axis, duration_text, moment_text, time_marks
+
+LEAST_PERCENT = 1.5
+"""How high a bar of anything is at least: one failure among thousands must be seen."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One bucket: the attempts that ended in it, and how long they had waited; None where none did."""
+
+    at: datetime
+    finished: int
+    failed: int
+    wait_p50_seconds: float | None = None
+    wait_p95_seconds: float | None = None
+
+
+Kind = Literal["waiting", "running", "backing_off", "upcoming"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a job's life; without an end it goes on, or is upcoming. `outcome` is an attempt's."""
+
+    kind: Kind
+    start: datetime
+    end: datetime | None
+    label: str
+    outcome: str = ""
+
+
+def sparkline(values: Sequence[float | None], label: str) -> SafeString:
+    """The course of one figure in a word's height, from 0; None is a gap."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return format_html('<span class="jobs-no-data">{}</span>', gettext("no data"))
+    most = max(*known, 0) or 1
+    places = [
+        (100 * index / max(len(values) - 1, 1), None if value is None else 100 - 100 * max(value, 0) / most)
+        for index, value in enumerate(values)
+    ]
+    told = gettext("lowest {lowest}, highest {highest}, last {last}").format(
+        lowest=count_text(min(known)), highest=count_text(max(known)), last=count_text(known[-1])
+    )
+    areas = format_html_join(
+        "",
+        '<path class="jobs-spark-area" d="M{} 100{}L{} 100Z"/>',
+        ((_place(run[0][0]), _path(run, "L"), _place(run[-1][0])) for run in _runs(places)),
+    )
+    return format_html(
+        '<svg class="jobs-spark" role="img" width="100%" height="28" viewBox="0 0 100 100"'
+        ' preserveAspectRatio="none" overflow="visible"><title>{}</title><desc>{}</desc>{}{}</svg>',
+        *(label, told, areas, _line(places, "jobs-spark-line")),
+    )
+
+
+def meter(percent: int, label: str) -> SafeString:
+    """Progress; `label` names what makes it."""
+    return format_html(
+        '<span class="jobs-progress"><progress max="100" value="{0}" aria-label="{1}"></progress>'
+        " {0} %</span>",
+        *(percent, label),
+    )
+
+
+def throughput(points: Sequence[Point], *, bucket: timedelta, now: datetime, log: bool = False) -> SafeString:
+    """What ended, as stacked bars, and how long it had waited, as lines on an axis of their own.
+
+    `points` are in order of time, one a `bucket`. The last one is dashed as long as its bucket lasts.
+    `log` is about the waits only.
+    """
+    if not any(point.finished or point.failed for point in points):
+        said = gettext("Nothing ended in this time.") if points else gettext("No data.")
+        return format_html('<p class="jobs-no-data">{}</p>', said)
+    counts = count_axis(max(point.finished + point.failed for point in points))
+    waits = [
+        seconds
+        for point in points
+        for seconds in (point.wait_p50_seconds, point.wait_p95_seconds)
+        if seconds is not None
+    ]
+    wait_axis = duration_axis(waits, log=log) if waits else None
+    is_partial = points[-1].at + bucket > now
+    span = points[-1].at + bucket - points[0].at
+
+    def percent(moment: datetime) -> float:
+        return 100 * ((moment - points[0].at) / span)
+
+    texts = [_texts(point) for point in points]
+    svg = format_html(
+        '<svg class="jobs-throughput" role="img" width="100%" height="200" direction="ltr"'
+        ' overflow="visible"><title>{}</title><desc>{}</desc>{}{}{}{}{}</svg>',
+        gettext("Finished and failed attempts, and how long they had waited"),
+        _sum_text(points),
+        _count_marks(counts),
+        _wait_marks(wait_axis) if wait_axis else "",
+        _bars(points, texts, counts, 100 * (bucket / span), percent, is_partial),
+        _wait_lines(points, wait_axis, bucket, percent, is_partial) if wait_axis else "",
+        _time_texts(points, bucket, percent),
+    )
+    legend = [
+        ("finished", gettext("Finished")),
+        ("failed", gettext("Failed")),
+        ("p50", gettext("Wait, median (right)")),
+        ("p95", gettext("Wait, 95th percentile (right)")),
+    ]
+    headings = [gettext("Time"), *(text for _, text in legend)]
+    return _figure(svg, legend if waits else legend[:2], headings, texts)
+
+
+def timeline(segments: Sequence[Segment], now: datetime) -> SafeString:
+    """The life of one job: waiting, running, backing off, and dashed what is still to come.
+
+    Longer is wider, but not in proportion: a run of a second between waits of hours must be seen too.
+    """
+    if not segments:
+        return format_html('<p class="jobs-no-data">{}</p>', gettext("No data."))
+    stretches = _stretches(segments, now)
+    goes_on = any(end >= now for _, _, end in stretches)
+    places = _places([*(m for _, *ends in stretches for m in ends), *([now] if goes_on else [])])
+    names = _names()
+    phases = {_phase(segment) for segment in segments}
+    legend = [(phase, name) for phase, name in names.items() if phase in phases]
+    svg = format_html(
+        '<svg class="jobs-timeline" role="img" width="100%" height="84" direction="ltr"'
+        ' overflow="visible"><title>{}</title><desc>{}</desc>{}{}{}</svg>',
+        gettext("Timeline of the job"),
+        gettext("From {start} to {end}").format(start=moment_text(min(places)), end=moment_text(max(places))),
+        format_html_join("", "{}", ((_drawn(*stretch, places, names),) for stretch in stretches)),
+        _now_mark(places[now]) if goes_on else "",
+        format_html(
+            '<text class="jobs-tick" x="0" y="80">{}</text>'
+            '<text class="jobs-tick" x="100%" y="80" text-anchor="end">{}</text>',
+            *(moment_text(min(places)), moment_text(max(places))),
+        ),
+    )
+    headings = [
+        gettext("Phase"),
+        gettext("What"),
+        pgettext("when", "From"),
+        pgettext("when", "To"),
+        gettext("Lasted"),
+    ]
+    rows = (
+        (
+            names.get(_phase(segment), segment.outcome),
+            segment.label,
+            moment_text(segment.start),
+            moment_text(segment.end) if segment.end else "",
+            duration_text((segment.end - segment.start).total_seconds()) if segment.end else "",
+        )
+        for segment in segments
+    )
+    return _figure(svg, legend, headings, rows)
+
+
+def _figure(
+    svg: SafeString,
+    legend: Iterable[tuple[str, str]],
+    headings: Iterable[str],
+    rows: Iterable[Sequence[str]],
+) -> SafeString:
+    return format_html(
+        '<figure class="jobs-chart"><ul class="jobs-legend" aria-hidden="true">{}</ul>'
+        '<div class="jobs-plot">{}</div><div class="jobs-visually-hidden">'
+        "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></figure>",
+        format_html_join("", '<li class="jobs-legend-{}">{}</li>', legend),
+        svg,
+        format_html_join("", '<th scope="col">{}</th>', ((heading,) for heading in headings)),
+        format_html_join(
+            "",
+            "<tr>{}</tr>",
+            ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows),
+        ),
+    )
+
+
+def _sum_text(points: Sequence[Point]) -> str:
+    return gettext("{finished} finished and {failed} failed from {start} to {end}").format(
+        finished=sum(point.finished for point in points),
+        failed=sum(point.failed for point in points),
+        start=moment_text(points[0].at),
+        end=moment_text(points[-1].at),
+    )
+
+
+def _count_marks(axis: Axis) -> SafeString:
+    return format_html_join(
+        "",
+        '<line class="jobs-grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>'
+        '<text class="jobs-tick" x="0" dx="-6" y="{0}%" dy="0.32em" text-anchor="end">{1}</text>',
+        ((_place(100 - axis.height(mark)), count_text(mark)) for mark in axis.marks),
+    )
+
+
+def _wait_marks(axis: Axis) -> SafeString:
+    return format_html_join(
+        "",
+        '<text class="jobs-tick" x="100%" dx="6" y="{}%" dy="0.32em">{}</text>',
+        ((_place(100 - axis.height(mark)), duration_text(mark)) for mark in axis.marks),
+    )
+
+
+def _bars(
+    points: Sequence[Point],
+    texts: Sequence[tuple[str, ...]],
+    axis: Axis,
+    width: float,
+    percent: Callable[[datetime], float],
+    is_partial: bool,
+) -> SafeString:
+    """Failures at the foot, where their heights compare. The first, unseen rectangle takes the pointer."""
+    rows = []
+    known = gettext("{at}: {finished} finished, {failed} failed; median wait {p50}, 95th percentile {p95}")
+    unknown = gettext("{at}: {finished} finished, {failed} failed")
+    for point, told in zip(points, texts, strict=True):
+        text = unknown if point.wait_p50_seconds is None else known
+        text = text.format(**dict(zip(("at", "finished", "failed", "p50", "p95"), told, strict=True)))
+        failed = _bar_height(axis, point.failed)
+        finished = min(_bar_height(axis, point.finished), 100 - failed)
+        x = percent(point.at)
+        mark = " jobs-partial" if is_partial and point is points[-1] else ""
+        across = (x, width, x + width * 0.1, width * 0.8)
+        down = (100 - failed, failed, 100 - failed - finished, finished)
+        rows.append((mark, text, *map(_place, (*across, *down))))
+    return format_html_join(
+        "",
+        '<g class="jobs-bar{0}"><title>{1}</title>'
+        '<rect class="jobs-hover" x="{2}%" width="{3}%" height="100%" fill="none"/>'
+        '<rect class="jobs-bar-failed" x="{4}%" width="{5}%" y="{6}%" height="{7}%"/>'
+        '<rect class="jobs-bar-finished" x="{4}%" width="{5}%" y="{8}%" height="{9}%"/></g>',
+        rows,
+    )
+
+
+def _bar_height(axis: Axis, count: int) -> float:
+    return max(axis.height(count), LEAST_PERCENT) if count else 0
+
+
+def _texts(point: Point) -> tuple[str, ...]:
+    """When, how many finished and failed, and how long they had waited."""
+    return (
+        *(moment_text(point.at), str(point.finished), str(point.failed)),
+        *(_wait_text(point.wait_p50_seconds), _wait_text(point.wait_p95_seconds)),
+    )
+
+
+def _wait_text(seconds: float | None) -> str:
+    return "" if seconds is None else duration_text(seconds)
+
+
+def _wait_lines(
+    points: Sequence[Point],
+    axis: Axis,
+    bucket: timedelta,
+    percent: Callable[[datetime], float],
+    is_partial: bool,
+) -> SafeString:
+    def places(waits: Iterable[float | None]) -> list[tuple[float, float | None]]:
+        return [
+            (percent(point.at + bucket / 2), None if wait is None else 100 - axis.height(wait))
+            for point, wait in zip(points, waits, strict=True)
+        ]
+
+    p50 = places(point.wait_p50_seconds for point in points)
+    p95 = places(point.wait_p95_seconds for point in points)
+    return format_html(
+        '<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none"'
+        ' overflow="visible" pointer-events="none">{}{}</svg>',
+        _line(p95, "jobs-line-p95", is_partial=is_partial),
+        _line(p50, "jobs-line-p50", is_partial=is_partial),
+    )
+
+
+def _time_texts(
+    points: Sequence[Point], bucket: timedelta, percent: Callable[[datetime], float]
+) -> SafeString:
+    """On a narrow screen every second one is left out, by its class."""
+    return format_html_join(
+        "",
+        '<text class="jobs-tick{}" x="{}%" y="100%" dy="18" text-anchor="middle">{}</text>',
+        (
+            (" jobs-wide" if index % 2 else "", _place(percent(moment + bucket / 2)), text)
+            for index, (moment, text) in enumerate(time_marks([point.at for point in points]))
+        ),
+    )
+
+
+def _line(places: Sequence[tuple[float, float | None]], name: str, *, is_partial: bool = False) -> SafeString:
+    """Through what is known; its last stretch is dashed if the last place may still move."""
+    solid = places[:-1] if is_partial and len(places) > 1 else places
+    drawn = [("", run) for run in _runs(solid)]
+    if solid is not places:
+        last = [place for place in places[-2:] if place[1] is not None]
+        if last and places[-1][1] is not None:
+            drawn.append((' stroke-dasharray="4 3"', [(x, y) for x, y in last if y is not None]))
+    return format_html_join(
+        "",
+        '<path class="jobs-line {}" fill="none" stroke-linecap="round" stroke-linejoin="round"'
+        ' vector-effect="non-scaling-stroke"{} d="{}"/>',
+        ((name, SafeString(dashes), _path(run)) for dashes, run in drawn),
+    )
+
+
+def _runs(places: Sequence[tuple[float, float | None]]) -> Iterator[list[tuple[float, float]]]:
+    for known, run in groupby(places, lambda place: place[1] is not None):
+        if known:
+            yield [(x, y) for x, y in run if y is not None]
+
+
+def _path(run: Sequence[tuple[float, float]], first: str = "M") -> str:
+    """A single place is a line of no length, of which the round ends make a dot."""
+    text = first + "L".join(f"{_place(x)} {_place(y)}" for x, y in run)
+    return f"{text}h0" if len(run) == 1 else text
+
+
+def _place(percent: float) -> str:
+    """As SVG reads numbers, whatever the reader's language."""
+    return f"{percent:.2f}"
+
+
+def _phase(segment: Segment) -> str:
+    return segment.outcome or segment.kind
+
+
+def _names() -> dict[str, str]:
+    return {
+        "waiting": gettext("Waiting"),
+        "backing_off": gettext("Backing off"),
+        "running": gettext("Running"),
+        "finished": gettext("Finished"),
+        "failed": gettext("Failed"),
+        "lost": gettext("Lost"),
+        "canceled": gettext("Canceled"),
+        "retried": gettext("Retried"),
+        "elsewhere": gettext("Goes on elsewhere"),
+        "upcoming": gettext("Upcoming"),
+    }
+
+
+_Stretch = tuple[Segment, datetime, datetime]
+
+
+def _stretches(segments: Sequence[Segment], now: datetime) -> list[_Stretch]:
+    """Each with the end it is drawn to, so that every one has some width."""
+    known = [moment for segment in segments for moment in (segment.start, segment.end) if moment]
+    guess = (max(*known, now) - min(known)) / 20
+    stretches = []
+    for segment in segments:
+        end = segment.end or (segment.start + guess if segment.kind == "upcoming" else now)
+        stretches.append((segment, segment.start, max(end, segment.start + timedelta(microseconds=1))))
+    return stretches
+
+
+def _places(moments: Iterable[datetime]) -> dict[datetime, float]:
+    """Where moments stand, in percent: half by time, and each step between two has a share besides."""
+    ordered = sorted(set(moments))
+    share = min(4.0, 50 / (len(ordered) - 1))
+    by_time = 100 - share * (len(ordered) - 1)
+    span = ordered[-1] - ordered[0]
+    return {
+        moment: share * index + by_time * ((moment - ordered[0]) / span)
+        for index, moment in enumerate(ordered)
+    }
+
+
+def _drawn(
+    segment: Segment, start: datetime, end: datetime, places: dict[datetime, float], names: dict[str, str]
+) -> SafeString:
+    """The label is a drawing inside the drawing, which cuts off what is wider than the segment."""
+    x, width = places[start], places[end] - places[start]
+    seconds = (segment.end - segment.start).total_seconds() if segment.end else None
+    known = gettext("{phase}: {label}, {duration}") if seconds is not None else gettext("{phase}: {label}")
+    is_flat = segment.kind in ("waiting", "backing_off")
+    y, height, baseline = (36, 4, 14) if is_flat else (17, 42, 26)
+    mark = _MARKS.get(segment.outcome, "")
+    # A character takes about 0.65 percent of a wide screen, and two of a narrow one.
+    has_room, has_room_when_narrow = ((len(segment.label) + 2) * percent < width for percent in (0.65, 2))
+    label = format_html(
+        '<text{} x="{}" y="{}">{}</text>',
+        SafeString("" if has_room_when_narrow else ' class="jobs-wide"'),
+        *(20 if mark else 8, baseline, segment.label),
+    )
+    return format_html(
+        '<g class="jobs-segment jobs-segment-{0}"><title>{1}</title>'
+        '<rect x="{2}%" width="{3}%" y="{4}" height="{5}" rx="2"/>'
+        '<svg x="{2}%" width="{3}%" y="16" height="44"><text x="4" y="{6}">{7}</text>{8}</svg></g>',
+        _phase(segment),
+        known.format(
+            phase=names.get(_phase(segment), segment.outcome),
+            label=segment.label,
+            duration=_wait_text(seconds),
+        ),
+        *(_place(x), _place(width), y, height, baseline, mark, label if has_room else ""),
+    )
+
+
+_MARKS = {"finished": "✓", "failed": "✕", "lost": "✕", "canceled": "■"}
+
+
+def _now_mark(percent: float) -> SafeString:
+    return format_html(
+        '<line class="jobs-now" x1="{0}%" x2="{0}%" y1="14" y2="64"/>'
+        '<text class="jobs-tick" x="{0}%" y="10" text-anchor="{1}">{2}</text>',
+        *(_place(percent), "end" if percent > 90 else "start" if percent < 10 else "middle", gettext("now")),
+    )

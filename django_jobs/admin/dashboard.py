@@ -1,0 +1,270 @@
+"""The first page: is it all right, why not, what has run and failed lately."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.contrib.admin import AdminSite
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.safestring import SafeString
+from django.utils.text import Truncator
+from django.utils.translation import gettext, gettext_lazy, ngettext
+
+from .. import figures, searching
+from ..figures import Figures
+from ..models import Job, Worker
+from ..states import FAILED
+from ..verdict import MOST_TOLD, capped, percentage, quoted
+from ..visibility import visible
+from .base import call_text, error_text, page
+from .charts import Point, sparkline, throughput
+from .live import partial
+from .scales import count_text, duration_text
+from .strip import Link, Strip, jobs_url, place, strip
+
+MOST_LISTED = 5
+LATELY = timedelta(days=1)
+"""How far back the tasks that fail most are looked for."""
+_MINUTE = timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """How much of the past the chart shows, and how much of it in one bar."""
+
+    title: Any
+    heading: Any
+    span: timedelta
+    bucket: timedelta
+    period: figures.Period
+
+
+RANGES = {
+    "1h": Range(
+        gettext_lazy("1 h"), gettext_lazy("Finished and failed per minute"), _HOUR, _MINUTE, "minute"
+    ),
+    "6h": Range(
+        gettext_lazy("6 h"),
+        gettext_lazy("Finished and failed per 5 minutes"),
+        6 * _HOUR,
+        5 * _MINUTE,
+        "minute",
+    ),
+    "24h": Range(
+        gettext_lazy("24 h"),
+        gettext_lazy("Finished and failed per 15 minutes"),
+        24 * _HOUR,
+        15 * _MINUTE,
+        "minute",
+    ),
+    "7d": Range(
+        gettext_lazy("7 d"),
+        gettext_lazy("Finished and failed per 2 hours"),
+        timedelta(days=7),
+        2 * _HOUR,
+        "hour",
+    ),
+}
+USUAL_RANGE = "1h"
+TROUBLES = {
+    "undeclared": gettext_lazy("not declared"),
+    "untaken": gettext_lazy("no live worker"),
+    "stuck": gettext_lazy("stuck, though workers are idle"),
+    "undelivered": gettext_lazy("not delivered"),
+    "paused": gettext_lazy("paused"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One figure, its course, and a word about it."""
+
+    name: Any
+    value: str
+    url: str = ""
+    note: str = ""
+    course: SafeString | str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A job that failed lately."""
+
+    call: str
+    url: str
+    error: str
+    queue: str
+    at: datetime | None
+
+
+def dashboard_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
+    if not request.user.has_perm("django_jobs.view_job"):
+        raise PermissionDenied
+    region_url = reverse("admin:django_jobs_dashboard_region", current_app=site.name)
+    context = {
+        **_context(request, site),
+        "region_url": f"{region_url}?range={_range_name(request)}",
+    }
+    return page(request, site, "admin/django_jobs/dashboard.html", context, title=gettext("Dashboard"))
+
+
+def region_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
+    if not request.user.has_perm("django_jobs.view_job"):
+        raise PermissionDenied
+    return partial(request, "admin/django_jobs/_dashboard.html", _context(request, site))
+
+
+def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
+    """The context of `_dashboard.html`."""
+    now = timezone.now()
+    hour = figures.series("minute", now - _HOUR + _MINUTE, now)
+    state = strip(request, site)
+    name = _range_name(request)
+    url = reverse("admin:django_jobs_dashboard", current_app=site.name)
+    return {
+        "strip": state,
+        "is_empty": not Job.objects.exists(),
+        "has_workers": state.verdict.workers > 0,
+        "enqueue_url": place("enqueue", request, site),
+        "cards": list(_cards(hour, state, request, site)),
+        "ranges": [
+            Link(each.title, f"{url}?range={key}", is_current=key == name) for key, each in RANGES.items()
+        ],
+        "chart_heading": RANGES[name].heading,
+        "chart": _chart(RANGES[name], hour, now),
+        "queues": list(_queues(hour, state, request, site)),
+        "tasks": list(_tasks(request, site)),
+        "silent": list(Worker.objects.silent().order_by("-seen_at")[:MOST_LISTED]),
+        "workers_url": place("workers", request, site),
+        "failures": list(_failures(request, site)),
+        "failures_url": jobs_url("status:failed", request, site),
+    }
+
+
+def _range_name(request: HttpRequest) -> str:
+    name = request.GET.get("range", "")
+    return name if name in RANGES else USUAL_RANGE
+
+
+def _cards(hour: Sequence[Figures], state: Strip, request: HttpRequest, site: AdminSite) -> Iterator[Card]:
+    verdict = state.verdict
+    running, waiting, failed, *_ = state.figures
+    yield Card(running.name, running.value, running.url)
+    oldest = verdict.oldest_waiting_seconds
+    note = "" if oldest is None else gettext("oldest {age}").format(age=duration_text(round(oldest)))
+    yield Card(waiting.name, waiting.value, waiting.url, note)
+    total = figures.together(hour[0].start, hour)
+    yield Card(
+        gettext("Finished per minute"),
+        count_text(sum(each.finished for each in hour[-6:-1]) / 5),
+        jobs_url("status:finished", request, site),
+        gettext("in the last 5 minutes"),
+        sparkline([each.finished for each in hour[:-1]], gettext("Finished per minute")),
+    )
+    yield Card(
+        failed.name,
+        failed.value,
+        failed.url,
+        gettext("{rate} of all").format(rate=percentage(total.failure_rate)) if total.ended else "",
+        sparkline([each.failed for each in hour[:-1]], gettext("Failed per minute")),
+        "bad" if verdict.failed_last_hour else "",
+    )
+    yield Card(
+        gettext("Wait, 95th percentile"),
+        _duration(total.wait_p95_seconds),
+        note=gettext("median {wait}").format(wait=_duration(total.wait_p50_seconds)) if total.ended else "",
+        course=sparkline(
+            [each.wait_p95_seconds for each in hour], gettext("Wait in each minute, 95th percentile")
+        ),
+    )
+    yield Card(
+        gettext("Workers"),
+        number_format(verdict.workers, force_grouping=True),
+        place("workers", request, site),
+        ngettext("{count} gone silent", "{count} gone silent", verdict.silent).format(count=verdict.silent)
+        if verdict.silent
+        else "",
+        tone="warn" if verdict.silent else "",
+    )
+
+
+def _chart(chosen: Range, hour: Sequence[Figures], now: datetime) -> SafeString:
+    rows = hour
+    if chosen.bucket != _MINUTE:
+        current = _begin(now, chosen.bucket)
+        rows = figures.series(chosen.period, current + chosen.bucket - chosen.span, now)
+    size = chosen.bucket // (_MINUTE if chosen.period == "minute" else _HOUR)
+    points = [
+        Point(each.start, each.finished, each.failed, each.wait_p50_seconds, each.wait_p95_seconds)
+        for each in (
+            figures.together(rows[at].start, rows[at : at + size]) for at in range(0, len(rows), size)
+        )
+    ]
+    return throughput(points, bucket=chosen.bucket, now=now, log=True)
+
+
+def _begin(moment: datetime, bucket: timedelta) -> datetime:
+    """When the bucket began in which this moment lies."""
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % bucket
+
+
+def _queues(
+    hour: Sequence[Figures], state: Strip, request: HttpRequest, site: AdminSite
+) -> Iterator[dict[str, Any]]:
+    """Those that something is wrong with, a row each."""
+    troubled = state.verdict.queues[:MOST_LISTED]
+    if not troubled:
+        return
+    end = hour[-1].start + _MINUTE
+    courses = figures.series_by_queue("minute", hour[0].start, end, [each.name for each in troubled])
+    for each in troubled:
+        yield {
+            "name": each.name,
+            "url": jobs_url(f"status:queued queue:{quoted(each.name)}", request, site),
+            "trouble": TROUBLES[each.trouble],
+            "tone": "paused" if each.trouble == "paused" else "warning",
+            "waiting": capped(each.waiting, MOST_TOLD),
+            "since": each.since,
+            "course": sparkline(
+                [row.finished for row in courses[each.name]], gettext("Finished per minute, in the last hour")
+            ),
+        }
+
+
+def _tasks(request: HttpRequest, site: AdminSite) -> Iterator[dict[str, Any]]:
+    """The tasks that fail most, a row each."""
+    for task, total in figures.by_task(LATELY, MOST_LISTED):
+        if total.failed:
+            yield {
+                "name": task,
+                "url": jobs_url(f"status:failed task:{quoted(task)}", request, site),
+                "failed": number_format(total.failed, force_grouping=True),
+                "ended": number_format(total.ended, force_grouping=True),
+                "rate": percentage(total.failure_rate),
+            }
+
+
+def _failures(request: HttpRequest, site: AdminSite) -> Iterator[Failure]:
+    jobs = visible(request.user, Job.objects.all())
+    newest = searching.page(jobs, searching.parse(f"status:{FAILED}"), size=MOST_LISTED).jobs
+    may_see_call = request.user.has_perm("django_jobs.view_job_arguments")
+    for job in newest:
+        yield Failure(
+            call=call_text(job) if may_see_call else f"{job.task}(…)",
+            url=reverse("admin:django_jobs_job_change", args=[job.pk], current_app=site.name),
+            error=Truncator(error_text(job)).chars(120),
+            queue=job.queue,
+            at=job.finished_at,
+        )
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else duration_text(seconds)

@@ -1,0 +1,406 @@
+"""Queues: what waits on them, how long that takes, who takes from them, and what can be done about it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import zip_longest
+from typing import Any
+
+from django import forms
+from django.contrib.admin import AdminSite
+from django.contrib.admin.utils import quote, unquote
+from django.http import Http404, HttpRequest, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.utils.formats import number_format
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from .. import control, figures, monitor, operations, searching
+from ..engines import get_engine
+from ..exceptions import UnknownQueue
+from ..figures import Figures
+from ..models import Job, Operation, QueueEvent
+from ..models.counting import bounded_count
+from ..models.figures import BOUNDS
+from ..models.workers import MOST_COUNTED
+from ..monitor import QueueFigures
+from ..searching import MOST_LISTED, Search
+from ..verdict import capped
+from ..visibility import visible
+from . import strip
+from .badges import badge, passing, standing
+from .base import page
+from .buttons import check, check_action, confirm, done, may, url
+from .charts import Point, sparkline, throughput
+from .live import partial
+from .scales import duration_text
+from .seeing import short_call
+
+SPAN = timedelta(hours=1)
+MOST_EMPTIED = 500
+"""More jobs than these are not canceled while a request waits, but in the background."""
+MOST_NEWEST = 10
+
+EVENTS: dict[str, Any] = {
+    QueueEvent.Kind.PAUSED: _("paused"),
+    QueueEvent.Kind.RESUMED: _("resumed"),
+    QueueEvent.Kind.EMPTIED: _("emptied"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A queue as it is shown. `drain` is how long it takes to be empty; `drain_note`, why nobody knows."""
+
+    name: str
+    url: str
+    figures: QueueFigures
+    state: SafeString
+    paused_since: SafeString | str
+    paused_by: str
+    queued: str
+    scheduled: str
+    running: str
+    undelivered: str
+    """Empty while its server cannot be asked."""
+    oldest: SafeString | str
+    drain: str
+    drain_note: str
+    ended: str
+    spark: SafeString
+    jobs_url: str
+    pause_url: str
+    resume_url: str
+
+
+def queues_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
+    check(request, "view_queue")
+    context = {**_listed(request, site), "region_url": url(site, "queues_region")}
+    return page(request, site, "admin/django_jobs/queues.html", context, title=gettext("Queues"))
+
+
+def queues_region(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
+    check(request, "view_queue")
+    return partial(request, "admin/django_jobs/_queues.html", _listed(request, site))
+
+
+def queue_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
+    check(request, "view_queue")
+    name = unquote(name)
+    context = {**_told(request, site, name), "region_url": url(site, "queue_region", quote(name))}
+    return page(request, site, "admin/django_jobs/queue.html", context, title=name)
+
+
+def queue_region(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
+    check(request, "view_queue")
+    return partial(request, "admin/django_jobs/_queue.html", _told(request, site, unquote(name)))
+
+
+def pause_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
+    check_action(request, "view_queue", "manage_queue")
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    name = _known(unquote(name))
+
+    def pause() -> str:
+        if control.pause(name, by=request.user):
+            told = gettext(
+                "The queue {queue} is paused: what runs finishes, and nothing starts until it is resumed."
+            )
+        else:
+            told = gettext("The queue {queue} was paused already.")
+        return told.format(queue=name)
+
+    done(request, pause)
+    return HttpResponseRedirect(_back(request, site, name))
+
+
+def resume_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
+    check_action(request, "view_queue", "manage_queue")
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    name = _known(unquote(name))
+
+    def resume() -> str:
+        if control.resume(name, by=request.user):
+            return gettext("The queue {queue} is resumed.").format(queue=name)
+        return gettext("The queue {queue} was not paused.").format(queue=name)
+
+    done(request, resume)
+    return HttpResponseRedirect(_back(request, site, name))
+
+
+def empty_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
+    check_action(request, "view_queue", "manage_queue")
+    name = _known(unquote(name))
+    back = url(site, "queue", quote(name))
+    count = bounded_count(visible(request.user, Job.objects.queued().ours().on_queue(name)))
+    if request.method != "POST":
+        said = ngettext(
+            "{count} queued job of {queue} will be canceled. It can be requeued.",
+            "{count} queued jobs of {queue} will be canceled. They can be requeued.",
+            count,
+        )
+        lines = [said.format(count=capped(count), queue=name)]
+        lines.append(gettext("What runs goes on, and what is scheduled stays."))
+        question = gettext("Empty the queue {queue}?").format(queue=name)
+        return confirm(request, site, question=question, lines=lines, button=gettext("Empty it"), back=back)
+    if count > MOST_EMPTIED:
+        return _started(request, site, Operation.Verb.CANCEL, _search(name, status="queued"), back)
+
+    def empty() -> str:
+        canceled = control.empty(name, by=request.user)
+        told = ngettext("{count} job was canceled.", "{count} jobs were canceled.", canceled)
+        return told.format(count=canceled)
+
+    done(request, empty)
+    return HttpResponseRedirect(back)
+
+
+def move_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
+    check_action(request, "view_queue", "bulk_job", "move_job")
+    name = _known(unquote(name))
+    back = url(site, "queue", quote(name))
+    queue = _figures(name)
+    form = MoveForm(name, queue.engine if queue else "rq", request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        chosen = form.cleaned_data["queue"]
+        return _started(request, site, Operation.Verb.MOVE, _waiting(name), back, queue=chosen)
+    count = queue.queued + queue.scheduled + queue.deferred if queue else 0
+    told = ngettext(
+        "{count} waiting job of {queue} will wait on the other queue.",
+        "{count} waiting jobs of {queue} will wait on the other queue.",
+        count,
+    )
+    lines = [told.format(count=capped(count), queue=name)]
+    lines.append(gettext("This goes on in the background, and can be aborted. What runs goes on here."))
+    question = gettext("Move the waiting jobs of {queue}?").format(queue=name)
+    button = gettext("Move them")
+    return confirm(request, site, question=question, lines=lines, button=button, back=back, form=form)
+
+
+class MoveForm(forms.Form):
+    """Which other queue of the same engine."""
+
+    queue = forms.ChoiceField(label=_("To the queue"))
+
+    def __init__(self, name: str, engine: str, data: Any = None) -> None:
+        super().__init__(data)
+        others = [each for each in get_engine(engine).queue_names() if each != name]
+        self.fields["queue"].choices = [(each, each) for each in others]  # type: ignore[attr-defined] # It has them.
+
+
+def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
+    """The context of `_queues.html`."""
+    queues = monitor.queues()
+    names = [queue.name for queue in queues]
+    now = timezone.now()
+    hour = figures.series_by_queue("minute", now - SPAN, now, names)
+    oldest, pauses = monitor.oldest_waiting(names), monitor.pauses()
+    rows = [
+        _row(request, site, queue, hour[queue.name], oldest.get(queue.name), pauses.get(queue.name))
+        for queue in queues
+    ]
+    return {
+        "rows": rows,
+        "may_manage": may(request.user, "manage_queue"),
+        "formula": _formula(),
+    }
+
+
+def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
+    """The context of `_queue.html`."""
+    name = _known(name)
+    queue = _figures(name)
+    now = timezone.now()
+    hour = figures.series("minute", now - SPAN, now, queue=name)
+    oldest = monitor.oldest_waiting([name])
+    pauses = monitor.pauses() if queue and queue.paused else {}
+    newest: list[Job] = []
+    if request.user.has_perm("django_jobs.view_job"):
+        jobs = visible(request.user, Job.objects.all())
+        newest = searching.page(jobs, Search().where("queue", name), size=MOST_LISTED).jobs
+    return {
+        "name": name,
+        "row": _row(request, site, queue, hour, oldest.get(name), pauses.get(name)) if queue else None,
+        "throughput": throughput(_points(hour), bucket=timedelta(minutes=1), now=now),
+        "waits": _histogram(
+            [sum(counts) for counts in zip_longest(*(each.waits for each in hour), fillvalue=0)]
+        ),
+        "tasks": Counter(job.task for job in newest).most_common(MOST_NEWEST),
+        "looked_at": len(newest),
+        "may_see_jobs": request.user.has_perm("django_jobs.view_job"),
+        "jobs": [_job(request, site, job) for job in newest[:MOST_NEWEST]],
+        "jobs_url": _jobs_url(request, site, name),
+        "events": [
+            {"what": EVENTS.get(event.kind, event.kind), "at": passing(event.at), "event": event}
+            for event in monitor.queue_events(name)
+        ],
+        "may_manage": may(request.user, "manage_queue"),
+        "may_move": may(request.user, "bulk_job", "move_job"),
+        "empty_url": url(site, "queue_empty", quote(name)),
+        "move_url": url(site, "queue_move", quote(name)),
+        "formula": _formula(),
+    }
+
+
+def _figures(name: str) -> QueueFigures | None:
+    """None for a queue that has only ended jobs and is not declared."""
+    return next((queue for queue in monitor.queues() if queue.name == name), None)
+
+
+def _known(name: str) -> str:
+    try:
+        monitor.check_queue(name)
+    except UnknownQueue as problem:
+        raise Http404(str(problem)) from problem
+    return name
+
+
+def _row(
+    request: HttpRequest,
+    site: AdminSite,
+    queue: QueueFigures,
+    hour: Sequence[Figures],
+    oldest: datetime | None,
+    pause: QueueEvent | None,
+) -> QueueRow:
+    drain, drain_note = _drain(queue, hour)
+    ended = sum(each.ended for each in hour)
+    told = gettext("{queue}: attempts that ended, a minute each in the last hour").format(queue=queue.name)
+    return QueueRow(
+        name=queue.name,
+        url=url(site, "queue", quote(queue.name)),
+        figures=queue,
+        state=_state(queue),
+        paused_since=passing(pause.at) if pause and queue.paused else "",
+        paused_by=str(pause.by or gettext("code")) if pause and queue.paused else "",
+        queued=capped(queue.queued),
+        scheduled=capped(queue.scheduled),
+        running=capped(queue.started),
+        undelivered="" if queue.undelivered is None else capped(queue.undelivered),
+        oldest=passing(oldest) if oldest else "",
+        drain=drain,
+        drain_note=drain_note,
+        ended=number_format(ended, force_grouping=True),
+        spark=sparkline([each.ended for each in hour], told),
+        jobs_url=_jobs_url(request, site, queue.name),
+        pause_url=url(site, "queue_pause", quote(queue.name)),
+        resume_url=url(site, "queue_resume", quote(queue.name)),
+    )
+
+
+def _state(queue: QueueFigures) -> SafeString:
+    if queue.paused:
+        return badge("paused", gettext("paused"))
+    if queue.error:
+        return badge("warning", gettext("in trouble"))
+    if not queue.workers:
+        return badge("warning", gettext("nobody listens"))
+    if queue.started or queue.queued:
+        return badge("busy", gettext("busy"))
+    return badge("idle", gettext("idle"))
+
+
+def _drain(queue: QueueFigures, hour: Sequence[Figures]) -> tuple[str, str]:
+    runs = sum(sum(each.runs) for each in hour)
+    mean = sum(each.run_seconds for each in hour) / runs if runs else None
+    if not queue.queued:
+        return gettext("nothing waits"), ""
+    seconds = queue.seconds_to_drain(mean)
+    if seconds is not None:
+        text = duration_text(round(seconds, 1))
+        return (gettext("at least {duration}") if queue.queued >= MOST_COUNTED else "{duration}").format(
+            duration=text
+        ), ""
+    if queue.paused:
+        return gettext("unknown"), gettext("it is paused")
+    if not queue.slots:
+        return gettext("unknown"), gettext("nobody listens")
+    return gettext("unknown"), gettext("nothing has run in the last hour")
+
+
+def _formula() -> str:
+    return gettext(
+        "Time to drain: queued jobs, times the mean run time of the last hour, divided by how many jobs the "
+        "listening workers run at a time. They may serve other queues as well, and new jobs may come."
+    )
+
+
+def _points(series: Sequence[Figures]) -> list[Point]:
+    return [
+        Point(each.start, each.finished, each.failed, each.wait_p50_seconds, each.wait_p95_seconds)
+        for each in series
+    ]
+
+
+def _histogram(counts: Sequence[int]) -> list[dict[str, Any]]:
+    """A line for each bucket from the first to the last that has any."""
+    filled = [number for number, count in enumerate(counts) if count]
+    if not filled:
+        return []
+    most = max(counts)
+    lines = []
+    for number in range(filled[0], filled[-1] + 1):
+        is_last = number == len(BOUNDS)
+        said = gettext("over {duration}") if is_last else gettext("up to {duration}")
+        bound = BOUNDS[-1] if is_last else BOUNDS[number]
+        count = number_format(counts[number], force_grouping=True)
+        lines.append(
+            {
+                "text": said.format(duration=duration_text(bound)),
+                "count": count,
+                "amount": counts[number],
+                "most": most,
+            }
+        )
+    return lines
+
+
+def _job(request: HttpRequest, site: AdminSite, job: Job) -> dict[str, Any]:
+    return {
+        "id": str(job.pk),
+        "call": short_call(job, request.user),
+        "url": url(site, "job_change", job.pk),
+        "badge": standing(job).badge,
+        "at": passing(job.created_at),
+    }
+
+
+def _jobs_url(request: HttpRequest, site: AdminSite, name: str) -> str:
+    return strip.jobs_url(_search(name), request, site)
+
+
+def _search(name: str, **qualifiers: str) -> str:
+    return searching.replaced("", {"queue": name, **qualifiers})
+
+
+def _waiting(name: str) -> str:
+    """Those that have not begun: queued, scheduled and deferred ones."""
+    begun = ("started", "finished", "failed", "canceled")
+    return " ".join([_search(name), *(f"-status:{status}" for status in begun)])
+
+
+def _started(
+    request: HttpRequest, site: AdminSite, verb: Operation.Verb, search: str, back: str, **options: Any
+) -> HttpResponseBase:
+    """The page of a new operation, or the one from where it was asked for if it is refused."""
+    begun: list[Operation] = []
+
+    def start() -> str:
+        begun.append(operations.start(verb, search, by=request.user, **options))
+        return gettext("It goes on in the background; here you see how far it is.")
+
+    if not done(request, start):
+        return HttpResponseRedirect(back)
+    return HttpResponseRedirect(url(site, "operation_change", begun[0].pk))
+
+
+def _back(request: HttpRequest, site: AdminSite, name: str) -> str:
+    """Where the button was."""
+    if request.POST.get("from") == "queue":
+        return url(site, "queue", quote(name))
+    return url(site, "queues")

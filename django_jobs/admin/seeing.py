@@ -1,0 +1,81 @@
+"""What a user may see of jobs: the values they were called with and made, and what may hold such values."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from django.utils.formats import number_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+
+from .. import registry, searching
+from ..exceptions import SearchError
+from ..fingerprints import project_frames
+from ..models import Job
+from ..models.workers import MOST_COUNTED
+from ..redaction import redact, redact_text
+from ..searching import Search
+from .base import Parameters, call_text, redacted_call
+
+
+def may_see_values(user: Any) -> bool:
+    """Whether a user may see arguments, results, tracebacks and logs."""
+    return bool(user.has_perm("django_jobs.view_job_arguments"))
+
+
+def whole_call(job: Job, user: Any) -> str:
+    """The call as code, masked, with arguments only for who may see them."""
+    return redacted_call(job) if may_see_values(user) else f"{job.task}(…)"
+
+
+def short_call(job: Job, user: Any, parameters: Parameters = registry.parameters) -> str:
+    """The same in the space of a list's column, without the module."""
+    return call_text(job, parameters) if may_see_values(user) else f"{job.task.rpartition('.')[2]}(…)"
+
+
+def parsed(text: str, user: Any) -> Search:
+    """The search of this user; raises `SearchError`, also where it asks for what the user may not see."""
+    search = searching.parse(text)
+    if any(each.qualifier.startswith("args.") for each in search.conditions) and not may_see_values(user):
+        raise SearchError(gettext("Searching for arguments takes the permission to see them."))
+    return search
+
+
+def count_text(*counts: int) -> str:
+    """The sum of what `searching.counts` tells; it has counted to `MOST_COUNTED`, and knows other totals."""
+    number = number_format(sum(counts), force_grouping=True)
+    return gettext("{number}+").format(number=number) if MOST_COUNTED in counts else number
+
+
+def named_arguments(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The arguments with the names of their parameters, as far as these are known; else with their places."""
+    names = (registry.parameters(task) if args else None) or []
+    named = [(names[place] if place < len(names) else str(place), value) for place, value in enumerate(args)]
+    return [*named, *kwargs.items()]
+
+
+def masked(name: str, value: Any) -> Any:
+    """A JSON value with its secrets masked; all of it if that is what goes by such a name."""
+    return redact({name: value})[name]
+
+
+def marked_traceback(text: str) -> SafeString:
+    """A traceback with its secrets masked and the frames of the project marked."""
+    parts = groupby(project_frames(redact_text(text).rstrip("\n")), lambda line: line[1])
+    return format_html_join(
+        "",
+        "{}",
+        (
+            (
+                format_html('<span class="jobs-own">{}</span>', _joined(lines))
+                if is_own
+                else f"{_joined(lines)}\n",
+            )
+            for is_own, lines in parts
+        ),
+    )
+
+
+def _joined(lines: Iterable[tuple[str, bool]]) -> str:
+    return "\n".join(line for line, _ in lines)
