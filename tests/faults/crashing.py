@@ -55,8 +55,20 @@ class Crashing(AppConfig):
         _before(batches, "_record_on_sqlite", "reporting")
         _after(batches, "_record_on_sqlite", "about to commit")
         _after(batches, "record", "reported")
-        _after(taking.Taking, "ask", "RQ told")
+        _remember_ends(taking.Taking)
+        _after(taking.Taking, "answer", "RQ told")  # What was recorded meanwhile is.
         _after(holdings, "lose_unless_locked", "loss reported")
+
+
+def _remember_ends(owner: Any) -> None:
+    ask = owner.ask
+
+    @wraps(ask)
+    def remember(self: Any, ends: Any, **told: Any) -> None:
+        self.told_ends = list(ends)
+        ask(self, ends, **told)
+
+    owner.ask = remember
 
 
 def plan(folder: Path, job: Any, point: str, who: str) -> None:
@@ -108,6 +120,7 @@ def _jobs(args: Sequence[Any]) -> set[str]:
 
     found = set[str]()
     for each in args:
+        each = getattr(each, "told_ends", each)
         if isinstance(each, Mapping | list):  # What is to be claimed, reported, or told to Redis.
             found.update(*map(_job, each))
         elif isinstance(each, str) and each.startswith("[{"):  # Reports as they go to the database.
