@@ -73,6 +73,7 @@ def test_the_first_look_tells_no_cpu_and_the_next_one_what_was_used_between():
     footprint = Footprint(process.pid)
 
     try:
+        wait_until(lambda: _children(process.pid))  # Else it would start later, and be left behind.
         assert footprint.measure()[1] is None
         wait_until(lambda: footprint.measure()[1] > 20)
     finally:
