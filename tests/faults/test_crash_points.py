@@ -92,8 +92,9 @@ def deaths_of_children(isolation):
 
 
 def deaths_of_workers(isolation):
-    # What it was told by a child it may have recorded just before it dies, or not; both is well.
-    stages = {point: stage for point, stage in POINTS[isolation].items() if point != "told"}
+    # In the instant before all die a child may begin what it was handed, and its worker record what it was
+    # told; what comes of that is well, but not always the same.
+    stages = {point: stage for point, stage in POINTS[isolation].items() if point not in ("handed", "told")}
     return {
         **{(point, "plain"): ([(point, WORKER)], stage) for point, stage in stages.items()},
         ("running", "idempotent"): ([("running", WORKER)], BEGUN),
