@@ -69,7 +69,7 @@ def flood_and_few(tmp_path):
 
 
 def test_a_flood_on_one_queue_does_not_starve_another_that_has_weight(start_worker, flood_and_few):
-    worker = start_worker("file_processing=5,vectorization=1", "--burst", "--processes=2")
+    worker = start_worker("file_processing=5,vectorization=1", "--burst", "--processes=1")
 
     assert worker.process.wait(timeout=60) == 0
     assert set(Job.objects.values_list("status", "attempt")) == {(FINISHED, 1)}

@@ -1,6 +1,5 @@
 """Limits of CPU time and memory: a job over its limit fails with that reason and harms no other."""
 
-import ctypes
 import os
 import resource
 import signal
@@ -117,13 +116,14 @@ def test_a_memory_error_without_a_limit_stays_one(job_factory):
     assert (job.status, job.error_type) == (FAILED, "MemoryError")
 
 
-def test_a_lower_limit_of_the_process_is_left_as_it_is(job_factory):
+def test_a_lower_limit_of_the_process_is_left_as_it_is(job_factory, settings):
+    # So much that what earlier tests have left free in this process cannot hold it.
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "QUEUE_LIMITS": {"file_processing": {"memory_mb": 4000}}}
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    ctypes.CDLL(None).malloc_trim(0)  # What tests before have left free would be taken instead.
-    lower = rlimits._data_bytes() + 50 * 2**20
+    lower = rlimits._data_bytes() + 1000 * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (lower, hard))
     try:
-        job = execute(job_factory(**call("allocate_at_most_100_mb", 80)))
+        job = execute(job_factory(**call("allocate", 2500)))
 
         assert (job.status, job.error_type) == (FAILED, "MemoryError")
         assert resource.getrlimit(resource.RLIMIT_DATA) == (lower, hard)
