@@ -18,7 +18,7 @@ from rq.suspension import resume, suspend
 
 from django_jobs.engines import get_engine
 from django_jobs.engines.base import Delivery
-from django_jobs.engines.rq import taking
+from django_jobs.engines.rq import scripts, taking
 from django_jobs.engines.rq.horses import asked_of
 from django_jobs.engines.rq.taking import Arrivals, End, Taken, Taking
 from django_jobs.models import Job
@@ -315,6 +315,26 @@ def test_no_entry_of_a_worker_comes_about_by_ends(hand, push, valkey):
     exchange(hand, [End(taken, taking.FINISHED)], room=0)
 
     assert "rq:worker:w1" not in keys(valkey)
+
+
+def test_more_than_one_command_takes_are_taken_and_have_ended_all_the_same(
+    hand, push, queues, valkey, monkeypatch
+):
+    monkeypatch.setattr(taking, "MOST_KEPT_AFTER_RUN", 10)
+    first = push(2 * scripts.MOST_AT_ONCE + 1)
+    plain = queues[0].enqueue(tasks.record, "path", "line").id
+    pushed = [*first, plain, *push(3)]
+
+    taken = exchange(hand, room=len(pushed), slots=1)
+
+    assert ids(taken) == pushed
+    deliveries = [each for each in taken if each.id != plain]
+    assert set(running(valkey)) == {each.id for each in deliveries}
+    exchange(hand, [End(each, taking.FINISHED) for each in deliveries], room=0)
+    assert not running(valkey)
+    assert not list(valkey.scan_iter("rq:execution*"))
+    assert set(FinishedJobRegistry("file_processing", connection=valkey).get_job_ids()) < set(pushed)
+    assert len(list(valkey.scan_iter("rq:results:*"))) == 10
 
 
 @pytest.mark.parametrize("status", [taking.FINISHED, taking.FAILED])

@@ -3,6 +3,9 @@
 from functools import cache
 from hashlib import sha1
 
+MOST_AT_ONCE = 500
+"""How many values one command inside a script takes: Lua lays them on a stack."""
+
 _PRESENT_EPOCH = """
 local function seconds()
     local time = redis.pcall('TIME')  -- A user of the server may lack the right to ask.
@@ -89,8 +92,8 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 local prefix, room, slots = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time, seconds, ttl, execution, worker = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
-local taken, started, full = {{}}, 0, nil
-local function note_start(id, registry)
+local taken, started, full = {{}}, {{}}, nil
+local function note_start(id)
     local job, one = prefix .. ':job:' .. id, id .. ':' .. execution
     redis.pcall('HSET', job, 'status', 'started', 'started_at', time, 'last_heartbeat', time,
                'worker_name', worker)
@@ -101,26 +104,35 @@ local function note_start(id, registry)
     redis.pcall('EXPIRE', key, ttl)
     redis.pcall('ZADD', prefix .. ':executions:' .. id, seconds + ttl + 60, execution)
     redis.pcall('EXPIRE', prefix .. ':executions:' .. id, ttl + 60)
-    redis.pcall('ZADD', registry, seconds + ttl, one)
-    redis.pcall('SADD', KEYS[3], one)
+    return one
+end
+-- The deliveries that stand first in this list, at most so many and {MOST_AT_ONCE}; nil if there is none.
+local function take_deliveries(list, registry, most)
+    local first = redis.pcall('LRANGE', list, 0, math.min(most, {MOST_AT_ONCE}) - 1)
+    local count = 0
+    while not first.err and first[count + 1] and is_delivery(first[count + 1]) do
+        count = count + 1
+    end
+    if count == 0 then
+        return nil
+    end
+    local ids, running = redis.call('LPOP', list, count), {{}}
+    for index, id in ipairs(ids) do
+        started[#started + 1] = note_start(id)
+        running[2 * index - 1], running[2 * index] = seconds + ttl, started[#started]
+    end
+    redis.pcall('ZADD', registry, unpack(running))
+    room = room - count
+    return ids
 end
 local function take(number, most)
     local list, between, registry = KEYS[3 * number + 1], KEYS[3 * number + 2], KEYS[3 * number + 3]
     while most > 0 do
-        local id = redis.pcall('LINDEX', list, 0)
-        if type(id) ~= 'string' then  -- Nothing there, or no list.
-            return
-        end
-        if is_delivery(id) then
-            if room == 0 then
-                return
-            end
-            redis.call('LPOP', list)
-            note_start(id, registry)
-            room, started = room - 1, started + 1
-        else
-            if slots == 0 then
-                return
+        local ids = room > 0 and take_deliveries(list, registry, math.min(most, room))
+        if not ids then
+            local id = redis.pcall('LINDEX', list, 0)
+            if type(id) ~= 'string' or is_delivery(id) or slots == 0 then
+                return  -- Nothing there, no list, no place for it.
             end
             local moved = redis.pcall('LMOVE', list, between, 'LEFT', 'RIGHT')
             if type(moved) ~= 'string' then
@@ -129,10 +141,12 @@ local function take(number, most)
                 end
                 return
             end
-            slots = slots - 1
+            slots, ids = slots - 1, {{id}}
         end
-        taken[#taken + 1] = {{number, id}}
-        most = most - 1
+        for _, id in ipairs(ids) do
+            taken[#taken + 1] = {{number, id}}
+        end
+        most = most - #ids
     end
 end
 local queues = (#KEYS - 3) / 3
@@ -146,7 +160,10 @@ for number = 1, 2 * queues do
         return full
     end
 end
-if started > 0 then
+if #started > 0 then
+    for first = 1, #started, {MOST_AT_ONCE} do
+        redis.pcall('SADD', KEYS[3], unpack(started, first, math.min(#started, first + {MOST_AT_ONCE} - 1)))
+    end
     redis.pcall('EXPIRE', KEYS[3], ttl + 60)
     redis.pcall('HSET', KEYS[2], 'state', 'busy')
 end
@@ -165,17 +182,51 @@ local prefix, time, seconds, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[6]
 local kept, most = tonumber(ARGV[4]), tonumber(ARGV[5])
 local types = {{finished = 1, failed = 2, stopped = 3}}
 local counts = {{finished = 0, failed = 0, stopped = 0}}
+-- What is told of many at once: keys to delete, executions, {{registry: what leaves it}} and what enters it.
+local gone, ended, out, kept_there = {{}}, {{}}, {{}}, {{}}
+local function gather(where, key, ...)
+    where[key] = where[key] or {{}}
+    for _, value in ipairs({{...}}) do
+        table.insert(where[key], value)
+    end
+end
+local function tell(values, command, ...)  -- The values follow what is given here.
+    local told = {{command, ...}}
+    local before = #told
+    for index, value in ipairs(values) do
+        told[#told + 1] = value
+        if index == #values or index % {MOST_AT_ONCE} == 0 then
+            redis.pcall(unpack(told))
+            told = {{unpack(told, 1, before)}}
+        end
+    end
+end
+local function trim(registry, added)
+    local size = redis.pcall('ZCARD', registry)
+    local excess = type(size) == 'number' and math.min(size - most, added + {MOST_AT_ONCE}) or 0
+    if excess <= 0 then
+        return
+    end
+    local oldest = {{}}
+    for _, id in ipairs(redis.call('ZRANGE', registry, 0, excess + 299)) do  -- Plain jobs stay.
+        if #oldest < excess and is_delivery(id) then
+            oldest[#oldest + 1] = id
+            redis.pcall('DEL', prefix .. ':job:' .. id, prefix .. ':results:' .. id)
+        end
+    end
+    tell(oldest, 'ZREM', registry)
+end
 for index = 9, #ARGV, 5 do
     local queue, id, execution = ARGV[index], ARGV[index + 1], ARGV[index + 2]
     local status, reason = ARGV[index + 3], ARGV[index + 4]
     local job, one, results = prefix .. ':job:' .. id, id .. ':' .. execution, prefix .. ':results:' .. id
     local began = redis.pcall('HGET', prefix .. ':execution:' .. one, 'created_at')
     began = type(began) == 'string' and began or seconds
-    redis.pcall('DEL', prefix .. ':execution:' .. one, prefix .. ':executions:' .. id)
-    redis.pcall('ZREM', prefix .. ':wip:' .. queue, one)
-    redis.pcall('SREM', KEYS[2], one)
+    gone[#gone + 1], gone[#gone + 2] = prefix .. ':execution:' .. one, prefix .. ':executions:' .. id
+    ended[#ended + 1] = one
+    gather(out, prefix .. ':wip:' .. queue, one)
     if status == '' then
-        redis.pcall('DEL', job)
+        gone[#gone + 1] = job
     elseif redis.call('EXISTS', job) == 1 then
         redis.pcall('HSET', job, 'status', status, 'ended_at', time)
         redis.pcall('EXPIRE', job, kept)
@@ -184,24 +235,20 @@ for index = 9, #ARGV, 5 do
                    unpack(reason ~= '' and {{'exc_string', reason}} or {{}}))
         redis.pcall('EXPIRE', results, kept)
         local registry = prefix .. (status == 'finished' and ':finished:' or ':failed:') .. queue
-        redis.pcall('ZADD', registry, seconds + kept, id)
-        local size = redis.pcall('ZCARD', registry)
-        local excess = type(size) == 'number' and size - most or 0
-        for _, last in ipairs({{2, 299}}) do  -- Plain jobs, which stay, may stand before all deliveries.
-            if excess > 0 then
-                for _, oldest in ipairs(redis.call('ZRANGE', registry, 0, last)) do
-                    if excess > 0 and is_delivery(oldest) then
-                        redis.pcall('ZREM', registry, oldest)
-                        redis.pcall('DEL', prefix .. ':job:' .. oldest, prefix .. ':results:' .. oldest)
-                        excess = excess - 1
-                    end
-                end
-            end
-        end
+        gather(kept_there, registry, seconds + kept, id)
     end
     if status ~= '' then
         counts[status] = counts[status] + 1
     end
+end
+tell(gone, 'DEL')
+tell(ended, 'SREM', KEYS[2])
+for registry, ones in pairs(out) do
+    tell(ones, 'ZREM', registry)
+end
+for registry, told in pairs(kept_there) do
+    tell(told, 'ZADD', registry)
+    trim(registry, #told / 2)
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then
     if counts.finished > 0 then
