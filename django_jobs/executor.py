@@ -17,7 +17,6 @@ from uuid import UUID, uuid4
 from django.db import (
     InterfaceError,
     OperationalError,
-    close_old_connections,
     connections,
     router,
     transaction,
@@ -198,15 +197,17 @@ def run(
             raised = error
         finally:
             _current_job.reset(token)
-            for alias in _aliases_in_transaction() - in_transaction:
-                # The report would become part of it and be lost with it.
-                logger.warning("%s left a transaction on %s open; it is rolled back.", job.task, alias)
-                connections[alias].close()
-                del connections[alias]
-            if not here:
-                close_old_connections()
+            for connection in connections.all(initialized_only=True):
+                if connection.in_atomic_block and connection.alias not in in_transaction:
+                    # The report would become part of it and be lost with it.
+                    alias = connection.alias
+                    logger.warning("%s left a transaction on %s open; it is rolled back.", job.task, alias)
+                    connection.close()
+                    del connections[alias]
+                elif not here:
+                    connection.close_if_unusable_or_obsolete()
     told: dict[str, Any] = {
-        "log": reporter.log.text(),
+        "log": reporter.log_text(),
         "progress": reporter.fields(),
         "ran_seconds": time.monotonic() - began,
     }

@@ -59,7 +59,7 @@ def is_secret(name: str) -> bool:
 
 def redact_at_write(text: str) -> str:
     """`text` as it may go into a row: masked if `REDACT_AT_WRITE` is on."""
-    return redact_text(text) if settings.REDACT_AT_WRITE else text
+    return redact_text(text) if text and settings.REDACT_AT_WRITE else text
 
 
 def redact_call(

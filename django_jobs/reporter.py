@@ -142,7 +142,7 @@ class Reporter:
         self._thread: threading.Thread | None = None
         self._live = live
         self._stages = Stages()
-        self.log = LogCapture()
+        self._log: LogCapture | None = None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -170,6 +170,14 @@ class Reporter:
     def fields(self) -> dict[str, Any]:
         with self._lock:
             return self._stages.fields()
+
+    def note(self, record: logging.LogRecord) -> None:
+        with self._lock:
+            log = self._log = self._log or LogCapture()
+        log.handle(record)
+
+    def log_text(self) -> str:
+        return self._log.text() if self._log else ""
 
     def _wake(self) -> None:
         if self._changed.is_set():  # The cheap way for what is called thousands of times a second.
@@ -239,7 +247,7 @@ class _Distributor(logging.Handler):
         if reporter is None and len(reporters) == 1 and not logs.is_told():
             reporter = reporters[0]
         if reporter:
-            reporter.log.handle(record)
+            reporter.note(record)
         return True
 
     def renew_lock(self) -> None:

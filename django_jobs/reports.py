@@ -201,7 +201,7 @@ def document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
         **outcome.error,
         "log": outcome.log,
         **progress,
-        **{name: json.dumps(progress[name]) for name in ("stages", "stage_names") if progress},
+        **{name: _as_json(progress[name]) for name in ("stages", "stage_names") if progress},
         "result": None if outcome.result is None else json.dumps(outcome.result),
         "result_error": outcome.result_error,
         "retry": outcome.retry
@@ -223,9 +223,13 @@ def progress_document(job: Job, fields: dict[str, Any]) -> dict[str, Any]:
         "attempt": job.attempt,
         "claim": str(sql.database_uuid(job.claim_id, alias)),  # type: ignore[arg-type] # A claimed job has one.
         **fields,
-        "stages": json.dumps(fields["stages"]),
-        "stage_names": json.dumps(fields["stage_names"]),
+        "stages": _as_json(fields["stages"]),
+        "stage_names": _as_json(fields["stage_names"]),
     }
+
+
+def _as_json(stages: dict[str, Any] | list[str]) -> str:
+    return json.dumps(stages) if stages else str(stages)  # Most jobs have none.
 
 
 def _what_comes_next(job: Job, outcome: Outcome) -> tuple[str, float]:

@@ -76,6 +76,8 @@ def json_bytes(value: object) -> int:
 
 def result_error(result: object) -> str:
     """Why a result cannot be stored; empty if it can."""
+    if result is None:  # As of most.
+        return ""
     if problem := json_error(result):
         return f"The result {problem}."
     size = json_bytes(result)

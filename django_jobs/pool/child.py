@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings as django_settings
 from django.db import close_old_connections, connections, reset_queries, router
 
 from .. import batches, executor, logs, loops, registry, reports
@@ -108,7 +109,8 @@ class _Child:
             if self._async_jobs.start(job):
                 return
             self._free.append(seat)
-        reset_queries()  # With DEBUG, Django keeps every statement.
+        if django_settings.DEBUG:
+            reset_queries()  # Django keeps every statement.
         # What a job sets in its context, such as a language, is not for the next one.
         Context().run(self._run_here, job)
 

@@ -109,7 +109,7 @@ def warn(message):
 
 
 def message_of(reporter):
-    return reporter.log.text().rpartition("app: ")[2]
+    return reporter.log_text().rpartition("app: ")[2]
 
 
 def in_a_thread(function):
@@ -149,4 +149,4 @@ def test_records_about_another_job_are_not_told_of_the_only_one_that_runs():
     with reporter.recording():
         in_a_thread(tell_of_another)
 
-    assert reporter.log.text() == ""
+    assert reporter.log_text() == ""
