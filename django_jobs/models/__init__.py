@@ -3,8 +3,9 @@
 from .errors import ErrorCount, ErrorGroup
 from .figures import FigureDelta, Rollup
 from .history import Attempt, JobEvent
-from .jobs import Job, JobQuerySet, get_job, new_job
+from .jobs import Job, get_job, new_job
 from .operations import Operation
+from .querysets import JobQuerySet
 from .tallies import Tally
 from .workers import Installation, Lease, Queue, QueueEvent, Worker
 

@@ -11,8 +11,9 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 from uuid6 import uuid7
 
-from .jobs import Job, JobQuerySet
+from .jobs import Job
 from .primary import PrimaryManager
+from .querysets import JobQuerySet
 
 MOST_COUNTED = 10_000
 """Counts go no further; one that says so may mean any number from there."""

@@ -25,7 +25,7 @@ from django.db.models.sql.compiler import SQLCompiler
 
 from ..models import Job
 from ..models.counting import IdsOf, bounded_counts, selected
-from ..models.jobs import literally
+from ..models.querysets import literally
 from ..models.tallies import totals
 from ..models.workers import MOST_COUNTED
 from ..states import FAILED, TERMINAL, Status
