@@ -21,6 +21,7 @@ from .exceptions import EngineUnavailable, UnknownQueue
 from .models import Attempt, Job, Queue, QueueEvent, Worker
 from .models.counting import bounded_counts, selected
 from .models.tallies import totals
+from .redaction import redact_text
 from .states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from .values import did_you_mean, short
 
@@ -324,10 +325,13 @@ def in_pages(jobs: QuerySet[Job], most: int | None = None) -> Iterator[QuerySet[
 
 
 def lines(jobs: QuerySet[Job]) -> list[JobFigures]:
-    """These jobs, a line each. The queryset is to be sliced."""
+    """These jobs, a line each, with the secrets in their errors masked. The queryset is to be sliced."""
     fields = ("task", "queue", "status", "finished_at", "attempt", "error_type", "error_message")
     return [
-        JobFigures(job.pk, job.task, job.queue, job.status, job.finished_at, job.attempt, _error(job))
+        JobFigures(
+            *(job.pk, job.task, job.queue, job.status, job.finished_at, job.attempt),
+            error=redact_text(_error(job)),
+        )
         for job in jobs.only(*fields)
     ]
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from ..models import Job
+from ..redaction import redact_text
 from .findings import Finding, ago, number, ok, quoted, warning
 
 RECENT = timedelta(days=1)
@@ -152,7 +153,7 @@ def _explained(jobs: Sequence[Job], now: datetime, *, is_all: bool) -> Finding:
     count = number(len(jobs), "job") if is_all else f"{len(jobs)} of the newest {MOST_READ} failed jobs"
     found = f"{count} failed with {quoted(error_type) or 'no error type'} in the last 24 hours."
     found += f" Last: {quoted(last.task)}, {ago(last.finished_at or now, now)}"
-    found += f', "{quoted(last.error_message)}"' if last.error_message else ""
+    found += f', "{quoted(redact_text(last.error_message))}"' if last.error_message else ""
     if where := _own_frame(last.traceback):
         found += f", in {where}"
     requeue = f"python manage.py requeue_failed {_which(jobs)}"

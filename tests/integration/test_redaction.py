@@ -1,9 +1,13 @@
 """What is stored of a job that tells a secret, and what its pages show."""
 
+from contextlib import suppress
+
 import django_rq
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.urls import reverse
+from django.utils import timezone
 
 from django_jobs import control, observer
 from django_jobs.models import Attempt
@@ -118,6 +122,19 @@ def test_pages_show_no_secrets(failed_job, admin_page):
     ):
         assert "ada" in page
         assert SECRET not in page
+
+
+@pytest.mark.parametrize("command", ["list_failed", "jobs_doctor", "requeue_failed --all --dry-run"])
+def test_commands_tell_no_secrets(transactional_db, job_factory, valkey, capsys, command):
+    now = timezone.now()
+    job_factory(status=FAILED, error_type="E", error_message=f"ada: token={SECRET}", finished_at=now)
+
+    with suppress(SystemExit):  # The doctor has found something.
+        call_command(*command.split())
+    told = capsys.readouterr().out
+
+    assert f"ada: token={MASK}" in told
+    assert SECRET not in told
 
 
 def test_a_page_masks_arguments_by_position_and_name_meta_and_result(job_factory, admin_page):
