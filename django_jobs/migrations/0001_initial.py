@@ -54,6 +54,9 @@ class Migration(migrations.Migration):
                 ("wait_seconds", models.FloatField(default=0, help_text="Of all of them together.")),
                 ("run_seconds", models.FloatField(default=0, help_text="Of all of them together.")),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Installation",
@@ -70,6 +73,9 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Lease",
@@ -78,6 +84,9 @@ class Migration(migrations.Migration):
                 ("holder", models.CharField(max_length=255)),
                 ("expires_at", models.DateTimeField()),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Queue",
@@ -88,6 +97,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
+                "default_permissions": ("view",),
                 "permissions": [("manage_queue", "Can pause, resume and empty a queue")],
             },
         ),
@@ -104,6 +114,9 @@ class Migration(migrations.Migration):
                 ("status", models.CharField(max_length=10)),
                 ("amount", models.IntegerField()),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="ErrorGroup",
@@ -147,6 +160,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "error group",
                 "verbose_name_plural": "error groups",
                 "ordering": ["-last_seen"],
+                "default_permissions": ("view",),
                 "permissions": [("resolve_errorgroup", "Can resolve, ignore and reopen groups of errors")],
                 "base_manager_name": "objects",
             },
@@ -172,6 +186,9 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Job",
@@ -351,6 +368,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "job",
                 "verbose_name_plural": "jobs",
                 "ordering": ["-id"],
+                "default_permissions": ("view", "delete"),
                 "permissions": [
                     ("view_job_arguments", "Can see arguments, results and logs of jobs"),
                     ("enqueue_job", "Can enqueue jobs"),
@@ -414,6 +432,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "attempt",
                 "verbose_name_plural": "attempts",
                 "ordering": ["job", "number"],
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
@@ -467,6 +486,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["id"],
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
@@ -550,6 +570,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "operation",
                 "verbose_name_plural": "operations",
                 "ordering": ["-id"],
+                "default_permissions": ("view",),
                 "base_manager_name": "objects",
             },
         ),
@@ -590,6 +611,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["id"],
+                "default_permissions": (),
                 "indexes": [models.Index(fields=["queue", "kind", "id"], name="django_jobs_queue_events")],
             },
         ),
@@ -628,6 +650,7 @@ class Migration(migrations.Migration):
                 ("runs", models.JSONField(default=list)),
             ],
             options={
+                "default_permissions": (),
                 "indexes": [models.Index(fields=["period", "start"], name="django_jobs_rollup_start")],
                 "constraints": [
                     models.UniqueConstraint(
@@ -710,6 +733,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
+                "default_permissions": ("view",),
                 "permissions": [("manage_worker", "Can quiet and stop a worker")],
                 "base_manager_name": "objects",
                 "indexes": [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")],

@@ -59,6 +59,7 @@ class ErrorGroup(models.Model):
     class Meta:
         verbose_name = _("error group")
         verbose_name_plural = _("error groups")
+        default_permissions = ("view",)
         base_manager_name = "objects"
         ordering = ["-last_seen"]
         permissions = [("resolve_errorgroup", "Can resolve, ignore and reopen groups of errors")]
@@ -78,6 +79,7 @@ class ErrorCount(models.Model):
     objects = PrimaryManager()
 
     class Meta:
+        default_permissions = ()
         constraints = [models.UniqueConstraint(fields=["group", "start"], name="django_jobs_one_error_count")]
         indexes = [models.Index(fields=["start"], name="django_jobs_error_count_start")]
 

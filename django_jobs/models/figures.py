@@ -41,6 +41,9 @@ class FigureDelta(models.Model):
 
     objects = PrimaryManager()
 
+    class Meta:
+        default_permissions = ()
+
     def __str__(self) -> str:
         return f"{self.queue} {self.task} {self.outcome} {self.amount:+}"
 
@@ -73,6 +76,7 @@ class Rollup(models.Model):
     objects = PrimaryManager()
 
     class Meta:
+        default_permissions = ()
         constraints = [
             models.UniqueConstraint(
                 fields=["period", "queue", "task", "start"], name="django_jobs_one_rollup"

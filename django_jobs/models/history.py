@@ -42,6 +42,7 @@ class Attempt(models.Model):
     class Meta:
         verbose_name = _("attempt")
         verbose_name_plural = _("attempts")
+        default_permissions = ("view",)
         ordering = ["job", "number"]
         constraints = [
             models.UniqueConstraint(fields=["job", "number"], name="django_jobs_one_attempt_per_number")
@@ -81,6 +82,7 @@ class JobEvent(models.Model):
     objects = PrimaryManager()
 
     class Meta:
+        default_permissions = ()
         ordering = ["id"]
 
     def __str__(self) -> str:

@@ -128,6 +128,7 @@ class Job(models.Model):
     class Meta:
         verbose_name = _("job")
         verbose_name_plural = _("jobs")
+        default_permissions = ("view", "delete")
         ordering = ["-id"]
         base_manager_name = "objects"
         permissions = [

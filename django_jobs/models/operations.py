@@ -63,6 +63,7 @@ class Operation(models.Model):
     class Meta:
         verbose_name = _("operation")
         verbose_name_plural = _("operations")
+        default_permissions = ("view",)
         base_manager_name = "objects"
         ordering = ["-id"]
         indexes = [

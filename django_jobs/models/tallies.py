@@ -24,6 +24,9 @@ class Tally(models.Model):
 
     objects = PrimaryManager()
 
+    class Meta:
+        default_permissions = ()
+
     def __str__(self) -> str:
         return f"{self.queue} {self.status} {self.amount:+}"
 

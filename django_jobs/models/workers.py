@@ -69,6 +69,7 @@ class Worker(models.Model):
     objects = PrimaryManager.from_queryset(WorkerQuerySet)()
 
     class Meta:
+        default_permissions = ("view",)
         base_manager_name = "objects"
         ordering = ["name"]
         permissions = [("manage_worker", "Can quiet and stop a worker")]
@@ -88,6 +89,7 @@ class Queue(models.Model):
     objects = PrimaryManager()
 
     class Meta:
+        default_permissions = ("view",)
         ordering = ["name"]
         permissions = [
             ("manage_queue", "Can pause, resume and empty a queue"),
@@ -162,6 +164,7 @@ class QueueEvent(models.Model):
     objects = PrimaryManager()
 
     class Meta:
+        default_permissions = ()
         ordering = ["id"]
         indexes = [models.Index(fields=["queue", "kind", "id"], name="django_jobs_queue_events")]
 
@@ -177,6 +180,9 @@ class Installation(models.Model):
     namespace = models.CharField(
         max_length=255, default="", blank=True, help_text=_("What its keys in Redis begin with.")
     )
+
+    class Meta:
+        default_permissions = ()
 
     def __str__(self) -> str:
         return str(self.id)
@@ -196,6 +202,9 @@ class Lease(models.Model):
     expires_at = models.DateTimeField()
 
     objects = PrimaryManager()
+
+    class Meta:
+        default_permissions = ()
 
     def __str__(self) -> str:
         return f"{self.name}: {self.holder}"

@@ -3,33 +3,52 @@
 import re
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils import timezone
 
-from django_jobs.models import ErrorGroup, Operation
+from django_jobs.models import Attempt, ErrorGroup, Operation
 from django_jobs.states import FAILED, STARTED
 from tests import tasks
 from tests.conftest import make_worker
 
 pytestmark = pytest.mark.usefixtures("valkey")
 
-NAMES = [
-    "errorgroup_changelist",
-    "errorgroup_change",
-    "error_requeue",
-    "queues",
-    "queue",
-    "queue_empty",
-    "queue_move",
-    "workers",
-    "worker_stop",
-    "worker_stop_job",
-    "operation_changelist",
-    "operation_change",
-    "enqueue",
-    "enqueue_task",
-]
+PERMISSIONS = {
+    "errorgroup_changelist": {"view_errorgroup"},
+    "errorgroup_change": {"view_errorgroup"},
+    "error_requeue": {"view_errorgroup", "bulk_job", "requeue_job"},
+    "queues": {"view_queue"},
+    "queue": {"view_queue"},
+    "queue_empty": {"view_queue", "manage_queue"},
+    "queue_move": {"view_queue", "bulk_job", "move_job"},
+    "workers": {"view_worker"},
+    "worker_stop": {"view_worker", "manage_worker"},
+    "worker_stop_job": {"view_worker", "view_job", "stop_job"},
+    "operation_changelist": {"view_operation"},
+    "operation_change": {"view_operation"},
+    "enqueue": {"enqueue_job"},
+    "enqueue_task": {"enqueue_job"},
+}
+"""Which permissions each page takes."""
+NAMES = [*PERMISSIONS]
+PARTS = {
+    **{name: {"view_job"} for name in ("dashboard", "dashboard_region", "job_changelist", "job_rows")},
+    **{name: {"view_job"} for name in ("job_change", "job_head", "job_past")},
+    "job_edit": {"view_job", "view_job_arguments", "edit_job_arguments", "requeue_job"},
+    "errors_region": {"view_errorgroup"},
+    "error_region": {"view_errorgroup"},
+    "queues_region": {"view_queue"},
+    "queue_region": {"view_queue"},
+    "workers_region": {"view_worker"},
+    "operations_region": {"view_operation"},
+    "operation_region": {"view_operation"},
+    "attempt_changelist": {"view_attempt"},
+    "attempt_change": {"view_attempt"},
+}
+"""The same of what has tests of its own, and of the regions that pages fetch."""
+TAKEN = PERMISSIONS | PARTS
 
 
 @pytest.fixture
@@ -39,22 +58,25 @@ def urls(job_factory):
     group = ErrorGroup.objects.create(
         fingerprint="f" * 32, error_type="E", first_seen=now, last_seen=now, count=1
     )
-    job_factory(status=FAILED, fingerprint=group.pk)
+    failed = job_factory(status=FAILED, fingerprint=group.pk)
+    attempt = Attempt.objects.create(
+        job=failed, number=1, claim_id=failed.pk, outcome="failed", started_at=now, finished_at=now
+    )
     worker = make_worker(queues=["file_processing"])
     job = job_factory(status=STARTED, worker=worker)
     operation = Operation.objects.create(verb="requeue", search="status:failed", started_at=Now())
     arguments = {
-        "errorgroup_change": [group.pk],
-        "error_requeue": [group.pk],
-        "queue": ["file_5Fprocessing"],
-        "queue_empty": ["file_5Fprocessing"],
-        "queue_move": ["file_5Fprocessing"],
+        **{name: [group.pk] for name in ("errorgroup_change", "error_requeue", "error_region")},
+        **{name: ["file_5Fprocessing"] for name in ("queue", "queue_empty", "queue_move", "queue_region")},
+        **{name: [failed.pk] for name in ("job_change", "job_head", "job_past", "job_edit")},
+        "attempt_change": [attempt.pk],
         "worker_stop": [worker.pk],
         "worker_stop_job": [job.pk],
         "operation_change": [operation.pk],
+        "operation_region": [operation.pk],
         "enqueue_task": [tasks.add.name],
     }
-    return {name: reverse(f"admin:django_jobs_{name}", args=arguments.get(name)) for name in NAMES}
+    return {name: reverse(f"admin:django_jobs_{name}", args=arguments.get(name)) for name in TAKEN}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,6 +95,23 @@ def test_pages_stand_in_the_frame_and_cost_a_bounded_number_of_queries(
 
     assert page.status_code == 200
     assert 'class="jobs-strip"' in page.text
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_who_has_just_the_permissions_that_a_page_takes_sees_it(client_who_may, urls, name):
+    assert client_who_may(*TAKEN[name]).get(urls[name]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking"), [(name, each) for name, taken in TAKEN.items() for each in sorted(taken)]
+)
+def test_who_has_all_permissions_but_one_that_a_page_takes_does_not_see_it(
+    client_who_may, urls, name, lacking
+):
+    ours = Permission.objects.filter(content_type__app_label="django_jobs")
+    client = client_who_may(*ours.exclude(codename=lacking).values_list("codename", flat=True))
+
+    assert client.get(urls[name]).status_code == 403
 
 
 @pytest.mark.parametrize("name", NAMES)

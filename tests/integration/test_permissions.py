@@ -133,6 +133,15 @@ def test_somebody_unknown_may_nothing(thing, name):
     assert everything() == before
 
 
+def test_there_is_no_permission_that_allows_nothing():
+    taken = {codename for needed, *_ in VERBS.values() for codename in needed}
+    seen = {f"view_{each}" for each in ("job", "attempt", "errorgroup", "queue", "worker", "operation")}
+
+    ours = Permission.objects.filter(content_type__app_label="django_jobs")
+
+    assert {each.codename for each in ours} == taken | seen | {"resolve_errorgroup"}
+
+
 def test_a_permission_of_every_verb_for_operations_is_known():
     assert set(operations.PERMISSIONS) == set(Operation.Verb)
 
