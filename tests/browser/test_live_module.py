@@ -15,10 +15,12 @@ PAGE = """<!doctype html><html lang="en"><head><title>Jobs</title><link rel="ico
 <link rel="stylesheet" href="/static/admin.css"><script type="module" src="/static/live.js"></script></head>
 <body {body}>
 <p class="jobs-status" role="status" data-jobs-status data-jobs-updated="Updated {{ago}}"
+   data-jobs-paused="Paused; last updated {{ago}}"
    data-jobs-reconnecting="Reconnecting… last updated {{ago}}" data-jobs-signed-out="You are signed out.">
 </p>
 <input data-jobs-search aria-label="Search"> <a href="/workers" data-jobs-go="w">Workers</a>
 <div id="jobs-region" data-jobs-live="/region" data-jobs-interval="{interval}">{region}</div>
+<section><pre>add.enqueue(1, 2)</pre><button hidden data-jobs-copy="Copied">Copy</button></section>
 <dialog class="jobs-help" data-jobs-help><form method="dialog"><button>Close</button></form></dialog>
 </body></html>"""
 
@@ -311,6 +313,76 @@ def test_with_interval_off_only_the_key_refreshes(site, open_page):
     expect(text_of(page, "a")).to_have_text("two")
 
 
+@pytest.mark.parametrize(("chance", "asked"), [(0, 1), (0.999, 0)], ids=["earliest", "latest"])
+def test_pages_do_not_all_ask_at_the_same_time(site, open_page, chance, asked):
+    site.interval = "60"
+    page = open_page()
+    page.add_init_script(f"Math.random = () => {chance}")
+    page.clock.install()
+    page.goto(site.url)
+
+    page.clock.run_for(59_000)
+    page.evaluate("fetch('/icon')")
+
+    assert len(site.asked) == asked
+
+
+def test_a_page_that_is_paused_asks_nothing_until_it_goes_on(site, open_page):
+    page = open_page()
+    page.clock.install()
+    page.goto(site.url)
+    page.keyboard.press("p")
+    page.clock.run_for(60_000)
+    expect(page.get_by_role("status")).to_contain_text("Paused; last updated 1 min. ago")
+    page.evaluate("fetch('/icon')")
+    assert not site.asked
+
+    site.region = table(row("a", "two"))
+    page.keyboard.press("p")
+
+    expect(text_of(page, "a")).to_have_text("two")
+    expect(page.get_by_role("status")).to_contain_text("Updated")
+
+
+def test_a_paused_page_is_refreshed_by_its_key_and_stays_paused(site, open_page):
+    page = open_page()
+    page.clock.install()
+    page.goto(site.url)
+    page.keyboard.press("p")
+    site.region = table(row("a", "two"))
+
+    page.keyboard.press("r")
+    expect(text_of(page, "a")).to_have_text("two")
+    page.clock.run_for(60_000)
+    page.evaluate("fetch('/icon')")
+
+    expect(page.get_by_role("status")).to_contain_text("Paused")
+    assert len(site.asked) == 1
+
+
+def test_code_is_copied(site, open_page):
+    page = open_page(site.url, permissions=["clipboard-read", "clipboard-write"])
+
+    page.get_by_role("button", name="Copy").click()
+
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "add.enqueue(1, 2)"
+
+
+@pytest.mark.parametrize(
+    ("motion", "moves"), [("no-preference", {"0s none", "0.2s none"}), ("reduce", {"0s none"})]
+)
+def test_nothing_moves_for_who_wants_it_so(site, open_page, motion, moves):
+    page = open_page(site.url, reduced_motion=motion)
+
+    styles = page.locator("body *").evaluate_all(
+        "elements => elements.map(e => getComputedStyle(e))"
+        ".map(style => `${style.transitionDuration} ${style.animationName}`)"
+    )
+
+    assert set(styles) == moves
+
+
 def test_relative_times_pass_without_asking(site, open_page):
     site.interval = "off"
     site.region = '<time data-jobs-ago datetime="2026-01-01T00:00:00Z">just now</time>'
@@ -378,7 +450,7 @@ def test_a_page_with_nothing_of_ours_is_left_alone(site, open_page):
     page.route("**/other", lambda route: route.fulfill(body='<script type="module" src="/static/live.js">'))
     page.goto(f"{site.url}/other")
 
-    for key in "/?grjkxw":
+    for key in "/?grjkxwp":
         page.keyboard.press(key)
     page.clock.run_for(60_000)
 

@@ -3,16 +3,17 @@
 
    <div data-jobs-live="URL" data-jobs-interval="5" data-jobs-etag="…">  its inner HTML, from URL; 304 if unchanged
    data-jobs-final anywhere inside: it changes no more, and is asked for no more
-   <p role="status" data-jobs-status data-jobs-updated="Updated {ago}"
+   <p role="status" data-jobs-status data-jobs-updated="Updated {ago}" data-jobs-paused="…{ago}"
       data-jobs-reconnecting="Reconnecting… last updated {ago}" data-jobs-signed-out="…">
    <time datetime="…" data-jobs-ago>
+   <button hidden data-jobs-copy="Copied">  copies the <pre> of its section, and says so
    data-jobs-key="…" on rows, data-jobs-go="d" on links, data-jobs-search, data-jobs-help on a dialog,
    data-jobs-shortcuts="off" anywhere. */
 
 const MOST_SECONDS = 120; // Between two tries while the server is away.
 const PATIENCE_SECONDS = 20; // For one answer.
 const states = new WeakMap(); // What is known of a region.
-let timer, stopped, told, skew = 0; // skew: the server's clock less ours, in milliseconds.
+let timer, stopped, paused, told, skew = 0; // skew: the server's clock less ours, in milliseconds.
 
 const all = (selector) => [...document.querySelectorAll(selector)];
 const regions = () => all("[data-jobs-live]");
@@ -35,7 +36,7 @@ function tick() {
   all("time[data-jobs-ago]").forEach(letPass);
   for (const region of regions()) {
     const isFinal = region.querySelector("[data-jobs-final]");
-    if (interval(region) && !isFinal && stateOf(region).due <= Date.now()) refresh(region);
+    if (interval(region) && !paused && !isFinal && stateOf(region).due <= Date.now()) refresh(region);
   }
   timer = setTimeout(tick, 1000);
 }
@@ -75,7 +76,8 @@ async function refresh(region) {
     state.due = jittered(state.failures ? Math.min(pause, MOST_SECONDS) : interval(region));
   }
   const failing = regions().map(stateOf).filter((each) => each.failures);
-  say(failing.length ? "jobsReconnecting" : "jobsUpdated", Math.min(...failing.map((each) => each.at), now()));
+  const fine = paused ? "jobsPaused" : "jobsUpdated";
+  say(failing.length ? "jobsReconnecting" : fine, Math.min(...failing.map((each) => each.at), now()));
   all("time[data-jobs-ago]").forEach(letPass);
 }
 
@@ -182,6 +184,7 @@ const keys = {
   "/": () => document.querySelector("[data-jobs-search], #searchbar")?.focus(),
   "?": () => document.querySelector("dialog[data-jobs-help]")?.showModal(),
   r: () => regions().forEach(refresh),
+  p: pause,
   j: () => walk(1),
   k: () => walk(-1),
   x: () => currentRow()?.querySelector("input[type=checkbox]")?.click(),
@@ -195,6 +198,12 @@ function walk(step) {
   const target = row.querySelector("th a[href], a[href]") || row;
   if (target === row) row.tabIndex = -1;
   target.focus();
+}
+
+function pause() {
+  paused = !paused;
+  if (paused) say("jobsPaused", Math.min(...regions().map((region) => stateOf(region).at)));
+  else regions().forEach(refresh);
 }
 
 function isTyping(target) {
@@ -212,6 +221,14 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act();
 });
+
+for (const button of all("[data-jobs-copy]")) {
+  button.hidden = !navigator.clipboard; // Browsers have it for pages that came by HTTPS.
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.closest("section").querySelector("pre").textContent);
+    button.textContent = button.dataset.jobsCopy;
+  });
+}
 
 document.addEventListener("visibilitychange", () => {
   for (const region of regions()) stateOf(region).due = 0;
