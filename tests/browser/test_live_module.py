@@ -332,6 +332,7 @@ def test_a_page_that_is_paused_asks_nothing_until_it_goes_on(site, open_page):
     page.clock.install()
     page.goto(site.url)
     page.keyboard.press("p")
+    expect(page.get_by_role("status")).to_have_text("Paused; last updated 0 sec. ago")
     page.clock.run_for(60_000)
     expect(page.get_by_role("status")).to_contain_text("Paused; last updated 1 min. ago")
     page.evaluate("fetch('/icon')")

@@ -202,8 +202,9 @@ function walk(step) {
 
 function pause() {
   paused = !paused;
-  if (paused) say("jobsPaused", Math.min(...regions().map((region) => stateOf(region).at)));
-  else regions().forEach(refresh);
+  if (!paused) return regions().forEach(refresh);
+  say("jobsPaused", Math.min(...regions().map((region) => stateOf(region).at)));
+  all("time[data-jobs-ago]").forEach(letPass);
 }
 
 function isTyping(target) {
