@@ -9,6 +9,7 @@ from django.contrib.auth.base_user import AbstractBaseUser
 from .. import registry
 from ..models import Job
 from ..retries import Retry
+from ..tasks import task_of
 from .seeing import masked, named_arguments
 
 _WIDTH = 88
@@ -20,7 +21,7 @@ def job_code(job: Job) -> str:
     Without its retries, limits and the like: they are its task's, or were given for this one job.
     """
     options = {
-        "queue": job.queue,
+        "queue": "" if job.queue == _usual_queue(job.task) else job.queue,
         "subject": job.subject,
         "unique": job.unique_key,
         "tags": job.tags,
@@ -51,6 +52,14 @@ def blank_code(task: str, placeholders: str) -> str:
     """The same with these words in the place of arguments that nobody has written yet."""
     module, _, function = _path(task).rpartition(".")
     return f"from {module} import {function}\n\n{function}.enqueue({placeholders})"
+
+
+def _usual_queue(task: str) -> str:
+    """The one on which its jobs are without being told."""
+    try:
+        return task_of(task).options.queue
+    except Exception:  # noqa: BLE001 - Whatever its module does: who runs it will tell.
+        return ""
 
 
 def _needed(values: Iterable[Any]) -> list[str]:

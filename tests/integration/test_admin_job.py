@@ -315,12 +315,13 @@ def test_long_values_are_folded(client_who_may, job_factory):
 def test_the_code_calls_the_task_as_it_was_called(client_who_may, job_factory):
     client = client_who_may(*EVERYTHING)
     job = job_factory(args=[1], kwargs={"right": 2}, subject="file:42")
+    elsewhere = job_factory(args=[1], queue="vectorization")
     undeclared = job_factory(task="tests.tasks.undeclared", args=[1])
 
-    page, other = unescape(shown(client, job)), unescape(shown(client, undeclared))
+    page, moved, other = (unescape(shown(client, each)) for each in (job, elsewhere, undeclared))
 
-    assert "from tests.tasks import add\n\nadd.using(" in page
-    assert "(queue='file_processing', subject='file:42').enqueue(1, right=2)" in page
+    assert "from tests.tasks import add\n\nadd.using(subject='file:42').enqueue(1, right=2)" in page
+    assert "add.using(queue='vectorization').enqueue(1)" in moved
     assert "from django_jobs import task\nfrom tests.tasks import undeclared\n\ntask(undeclared)." in other
 
 
