@@ -1,6 +1,7 @@
 """Log records that tell which job they are about: `job_id`, `task`, `queue` and `attempt`, "-" outside a job.
 
-The worker calls `install()`, so that every format may name them. Elsewhere, say in a web server with the same
+The worker calls `install()`, so that every format may name them, and masks what it logs if `REDACT_AT_WRITE`
+is on. Elsewhere, say in a web server with the same
 LOGGING, a filter does it for the records of a handler:
 
     "filters": {"job": {"()": "django_jobs.logs.JobFilter"}},
@@ -14,8 +15,12 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
+from .conf import settings
+from .redaction import redact_at_write
+
 LINE = "%(asctime)s %(levelname)s %(name)s [%(job_id)s %(task)s %(queue)s %(attempt)s]: %(message)s"
 
+_plain = logging.Formatter()
 _OUTSIDE = dict.fromkeys(("job_id", "task", "queue", "attempt"), "-")
 
 _current: ContextVar[dict[str, Any] | None] = ContextVar("django_jobs_log_fields", default=None)
@@ -80,8 +85,10 @@ def _telling_its_job(record_class: type[logging.LogRecord]) -> type[logging.LogR
     class JobRecord(record_class):  # type: ignore[misc, valid-type]
         def getMessage(self) -> str:
             _add_fields(self)
-            message: str = super().getMessage()
-            return message
+            if self.exc_info and not vars(self).get("exc_text") and settings.REDACT_AT_WRITE:
+                # Formatters take it instead of `exc_info`, which stays for those who look at the error.
+                self.exc_text = redact_at_write(_plain.formatException(self.exc_info))
+            return redact_at_write(super().getMessage())
 
         def __reduce__(self) -> Any:
             return logging.makeLogRecord, (vars(self),)  # Where it is unpickled, this class is not known.

@@ -142,6 +142,27 @@ def test_a_record_is_still_what_another_factory_made_of_it(told):
     assert logging.Formatter("%(host)s %(job_id)s").format(record) == "web1 019c"
 
 
+def test_what_a_worker_logs_is_masked_if_it_is_to_be_at_write(installed, told, settings):
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "REDACT_AT_WRITE": True}
+
+    with logs.telling(JOB):
+        try:
+            raise ValueError("password=hunter2 is refused")
+        except ValueError as error:
+            warn("It failed with token=abc123", exc_info=error)
+
+    assert "It failed with token=********" in told()
+    assert "ValueError: password=******** is refused" in told()
+    assert "hunter2" not in told()
+
+
+def test_what_a_worker_logs_is_as_it_was_logged_otherwise(installed, told):
+    warn("password=hunter2", exc_info=ValueError("token=abc123"))
+
+    assert "password=hunter2" in told()
+    assert "token=abc123" in told()
+
+
 def test_the_filter_does_the_same_for_the_records_of_a_handler(told):
     [handler] = logging.getLogger("shop").handlers
     handler.addFilter(logs.JobFilter())
