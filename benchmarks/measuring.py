@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ SKIPPED_PART = 0.1
 """Of a backlog: the workers start while it is drained."""
 BULK_JOBS = 5000
 LATENCY_SECONDS = 30
+SETTLE_SECONDS = 5
+"""What a backlog leaves to be done by workers and databases has time to be done before lone jobs come."""
 POLL_SECONDS = 0.05  # of the driver
 
 
@@ -124,6 +127,7 @@ class Stand:
         )
 
     def _latencies(self, driver: Driver, workers: Workers, jobs: int) -> list[float]:
+        time.sleep(SETTLE_SECONDS)
         path = str(self._servers.folder / "latencies")
         told = list(driver("latencies", path, jobs, LATENCY_SECONDS))
         workers.check()
