@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from . import registry, relay, sql
 from .conf import settings
-from .engines import get_engine
+from .engines import check_supported, get_engine
 from .exceptions import NotEnqueued
 from .models import Job, new_job
 from .options import NO_TIMEOUT, Options
@@ -47,9 +47,9 @@ def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
     Where only another database than the jobs' is in a transaction, or `database=` names another, the rows are
     written when that commits; the jobs returned have their ids already.
 
-    Raises `TypeError` and `ValueError` for arguments that the function or JSON does not take, `UnknownQueue`
-    and `UnknownEngine`, before anything is written. That an engine's server is away raises nothing: the jobs
-    wait in the database.
+    Raises `TypeError` and `ValueError` for arguments that the function or JSON does not take, `UnknownQueue`,
+    `UnknownEngine` and `UnsupportedByEngine`, before anything is written. That an engine's server is away
+    raises nothing: the jobs wait in the database.
     """
     calls = list(calls)
     jobs = [_job_of(call) for call in calls]
@@ -75,6 +75,8 @@ def _job_of(call: Call) -> Job:
     check_arguments(call)
     engine = get_engine(options.engine)
     engine.check_queue(options.queue)
+    if options.at_front:
+        check_supported(engine.name, "at_front", f"at_front=True for {call.name}")
     is_later = bool(options.delay) or (options.at is not None and options.at > timezone.now())
     job = new_job(
         task=call.name,

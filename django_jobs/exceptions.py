@@ -44,6 +44,11 @@ class NotPossible(JobsError):
         self.reason = reason
 
 
+class UnsupportedByEngine(NotPossible):
+    """Raised when an engine cannot do what is asked for: put a job before the others of its queue, stop one
+    that runs, give orders to a worker. Its message tells why, and what to do instead."""
+
+
 class NotRequeueable(NotPossible):
     """Raised when a job may not run again: it has not ended, or its unique key is held by another."""
 

@@ -69,7 +69,7 @@ def run_once() -> int:
     """
     changed = 0
     for engine in all_engines():
-        for queues in engine.servers().values():
+        for queues in engine.servers().values() if engine.supports_plain_jobs else ():
             try:
                 changed += _follow_server(engine, queues)
             except EngineUnavailable as error:

@@ -27,7 +27,7 @@ from django.db.models.functions import Now
 from django.test import Client, TransactionTestCase
 from uuid6 import uuid7
 
-from django_jobs import embedded, executor, registry, relay, rlimits, tasks, verdict
+from django_jobs import embedded, engines, executor, registry, relay, rlimits, tasks, verdict
 from django_jobs.engines.rq.connections import impatient_client
 from django_jobs.engines.rq.engine import EPOCH_KEY
 from django_jobs.models import Job, Worker
@@ -141,6 +141,18 @@ def valkey(valkey_server: embedded.EmbeddedServer) -> Iterator[redis.Redis]:
         client.flushall()
         yield client
     settings.RQ_QUEUES = declared
+
+
+@pytest.fixture
+def bare_engine(
+    valkey: redis.Redis, valkey_server: embedded.EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[engines.BaseEngine]:
+    """A second engine, `bare`, with the queues `letters` and `parcels`; it has none of the capabilities."""
+    declared = dict.fromkeys(["letters", "parcels"], valkey_server.url)
+    monkeypatch.setattr(settings, "BARE_QUEUES", declared, raising=False)
+    monkeypatch.setitem(engines._ENGINES, "bare", "tests.bare_engine.BareEngine")
+    yield engines.get_engine("bare")
+    engines.get_engine.cache_clear()
 
 
 def remember_witnesses(client: redis.Redis) -> None:

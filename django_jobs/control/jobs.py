@@ -7,8 +7,8 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from .. import relay
-from ..engines import Delivery, get_engine
-from ..exceptions import NotPossible, NotRequeueable
+from ..engines import Delivery, check_supported, get_engine
+from ..exceptions import NotPossible, NotRequeueable, UnsupportedByEngine
 from ..models import Job, JobEvent, QueueEvent
 from ..models.jobs import NEXT_DELIVERY
 from ..models.tallies import tally
@@ -30,11 +30,14 @@ def cancel(jobs: Any, by: Any = None) -> Any:
     """Stop a job that has not ended, and return True if this call stopped it or asked for it.
 
     One that waits is canceled at once. A started one, for which the permission `stop_job` is asked as well,
-    stays `started` until its worker has stopped it; when it finishes first, it stays finished. For a
-    queryset: how many, see `Steered`.
+    stays `started` until its worker has stopped it; when it finishes first, it stays finished. Raises
+    `UnsupportedByEngine` for a started one whose engine cannot stop it. For a queryset: how many, see
+    `Steered`.
     """
     try:
         steered = _cancel(jobs, by)
+    except UnsupportedByEngine:
+        raise
     except NotPossible:
         if jobs.observed_id:
             raise
@@ -44,7 +47,8 @@ def cancel(jobs: Any, by: Any = None) -> Any:
 
 @verb("stop_job")
 def stop(job: Job, by: Any = None) -> None:
-    """Stop a job that runs: its process is ended, and the job canceled. Raises `NotPossible` for others."""
+    """Stop a job that runs: its process is ended, and the job canceled. Raises `NotPossible` for others, and
+    `UnsupportedByEngine` where the engine cannot."""
     check_ours(job)
     with transaction.atomic(using=router.db_for_write(Job)):
         _stop(job, by)
@@ -91,7 +95,8 @@ def run_now(job: Job, by: Any = None) -> Job:
 
 @verb("fail_job")
 def mark_failed(job: Job, by: Any = None, *, reason: str = "") -> Job:
-    """End a job that has not ended as failed, with a reason. One that runs is stopped; no attempt follows."""
+    """End a job that has not ended as failed, with a reason; no attempt follows. One that runs is stopped if
+    its engine can do that; else its function goes on, and how it ends is a late report."""
     check_ours(job)
     reason = short(reason, 2000)
     with transaction.atomic(using=router.db_for_write(Job)):
@@ -132,7 +137,8 @@ def move(job: Job, by: Any = None, *, queue: str) -> Job:
 
 @verb("delete_job")
 def delete(job: Job, by: Any = None) -> None:
-    """Delete the row of a job with its attempts and events; one that runs is stopped.
+    """Delete the row of a job with its attempts and events; one that runs is stopped if its engine can do
+    that.
 
     The trace is with its queue: a `QueueEvent` with the job's id, task and user.
     """
@@ -197,6 +203,7 @@ def _stop(job: Job, by: Any) -> None:
         lock(job)
         trace(job, JobEvent.Kind.CANCELED, by)
     else:
+        check_supported(job.engine, "stop", f"Job {job.pk}")
         leave(job)
 
 

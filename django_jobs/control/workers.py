@@ -1,12 +1,13 @@
 """Steering of workers: quiet, unquiet, stop.
 
 An order stands in the worker's row. The worker hears of it with its next sign of life, and obeys if it was
-started by `rqworker`.
+started by `rqworker`. Where an engine's workers take no orders, `UnsupportedByEngine` is raised.
 """
 
 import logging
 from typing import Any
 
+from ..engines import check_supported
 from ..exceptions import NotPossible
 from ..models import Worker
 from .steering import check_permission
@@ -43,6 +44,7 @@ def _order(worker: Worker, order: Worker.Order, by: Any, instead_of: Worker.Orde
     check_permission(by, "manage_worker")
     if not isinstance(worker, Worker):
         raise TypeError(f"{worker!r} is no worker; give one of Worker.objects.")
+    check_supported(worker.engine, "orders", f"Worker {worker.name}")
     rows = Worker.objects.filter(pk=worker.pk)
     others = rows.exclude(order=order) if instead_of is None else rows.filter(order=instead_of)
     changed = bool(others.update(order=order))

@@ -10,7 +10,7 @@ from django.db import connections
 from ..engines import BaseEngine, all_engines
 from ..engines.base import QueueFacts, ServerFacts
 from . import database, failures, jobs, project, servers
-from .findings import Finding, error, printable, told, warning
+from .findings import Finding, error, ok, printable, told, warning
 
 SERVER_SECONDS = 2.5
 """A server is given a second for each answer; but resolving its name has no limit of its own."""
@@ -90,7 +90,9 @@ def _servers(all_facts: list[ServerFacts]) -> Iterator[Finding]:
         facts = each.facts(deadline)
         all_facts.append(facts)
         yield from servers.reached(facts, engine)
-        if not facts.trouble:
+        if lack := engine.lack_of("server_facts"):
+            yield ok("server", f"{lack.reason} {lack.instead}")
+        elif not facts.trouble:
             for check in _SERVER_CHECKS:
                 yield from check(facts)
 

@@ -4,6 +4,7 @@ Time and policy are in the database: engines know nothing of retries, delays or 
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from difflib import get_close_matches
 from typing import ClassVar, Self
 from uuid import UUID
 
-from ..exceptions import UnknownQueue
+from ..exceptions import EngineUnavailable, UnknownQueue
 from ..models import Job
 from ..states import Status
+from .capabilities import Capability, Lack
 
 _DELIVERY_ID = re.compile(r"([0-9a-f]{32})-([0-9]{1,9})-([0-9]{1,9})")
 
@@ -145,11 +147,29 @@ class Seen:
 
 
 class BaseEngine(ABC):
-    """One engine. Calls that reach a server take at most a second and raise `EngineUnavailable`."""
+    """One engine. Calls that reach a server take at most a second and raise `EngineUnavailable`.
+
+    What no job needs in order to run may be left out: it does nothing then.
+    """
 
     name: str
     queues_setting: str
     """Name of the setting that declares this engine's queues."""
+
+    supports_stop = False
+    """True if its workers end a job that runs when that was asked to stop."""
+    supports_at_front = False
+    """True if a delivery can go before the others of its queue."""
+    supports_orders = False
+    """True if its workers obey the order in their row: to be quiet, to stop."""
+    supports_plain_jobs = False
+    """True if it tells of plain jobs, by `plain_jobs` and `look_up`."""
+    supports_server_facts = False
+    """True if `examine` tells more of a server than whether it is reached."""
+
+    def lack_of(self, capability: Capability) -> Lack | None:
+        """Why it cannot do this; None if it can."""
+        return None if getattr(self, f"supports_{capability}") else Lack.of(self.name, capability)
 
     @property
     def declared_in(self) -> str:
@@ -187,25 +207,22 @@ class BaseEngine(ABC):
         """Those of the deliveries that wait in this queue no longer. It is looked through for them: ask
         for few, or seldom."""
 
-    @abstractmethod
-    def withdraw(self, delivery: Delivery) -> None:
+    def withdraw(self, delivery: Delivery) -> None:  # noqa: B027 - May be left out.
         """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
 
-    @abstractmethod
     def kept(self, queue: str, start: int, most: int) -> tuple[Collection[str], bool]:
         """The ids of deliveries that this queue's server keeps among the `most` places from `start` and among
         as many jobs that were taken; and whether the queue goes on behind these places."""
+        return (), False
 
-    @abstractmethod
     def discard(self, queue: str, delivery_ids: Collection[str]) -> int:
         """Remove whatever the server keeps of these deliveries, but of other installations; how many were."""
+        return 0
 
-    @abstractmethod
-    def let_expire(self, delivery: Delivery) -> None:
+    def let_expire(self, delivery: Delivery) -> None:  # noqa: B027 - May be left out.
         """Have the server forget a delivery that is gone from its queue, if nobody runs it meanwhile."""
 
-    @abstractmethod
-    def alert(self, worker_name: str, delivery: Delivery) -> None:
+    def alert(self, worker_name: str, delivery: Delivery) -> None:  # noqa: B027 - May be left out.
         """Have a worker look at the database now: what it runs for this delivery may be void. Best effort:
         it looks every few seconds anyway."""
 
@@ -220,9 +237,16 @@ class BaseEngine(ABC):
         All of them if it was emptied or replaced less than a lease ago: then it can have forgotten them.
         """
 
-    @abstractmethod
     def examine(self, queues: Sequence[str]) -> ServerFacts:
         """What the server of these queues tells, or why it tells nothing. Changes nothing, raises nothing."""
+        address = next(server for server, names in self.servers().items() if queues[0] in names)
+        unknown = {queue: QueueFacts() for queue in queues}
+        began = time.monotonic()
+        try:
+            epoch = self.epoch(queues[0])
+        except EngineUnavailable as error:
+            return ServerFacts(address, unknown, trouble="other", message=str(error))
+        return ServerFacts(address, unknown, latency_seconds=time.monotonic() - began, epoch=epoch)
 
     def plain_jobs(self, queues: Sequence[str]) -> Collection[Spot]:
         """The foremost plain jobs of these queues, which one server holds: a bounded number of those that

@@ -39,6 +39,11 @@ KEPT_AFTER_RUN_SECONDS = 600
 class RQEngine(BaseEngine):
     name = "rq"
     queues_setting = "RQ_QUEUES"
+    supports_stop = True
+    supports_at_front = True
+    supports_orders = True
+    supports_plain_jobs = True
+    supports_server_facts = True
 
     @property
     def declared_in(self) -> str:
