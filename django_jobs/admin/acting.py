@@ -1,6 +1,6 @@
 """Acting on the jobs that were ticked, or on all that match: asking, doing, and telling what was done."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext
 
 from .. import operations, searching
+from ..engines import all_engines, lack_of
 from ..exceptions import JobsError, SearchError
 from ..models import Job
 from ..searching import MOST_LISTED, Search
@@ -23,7 +24,7 @@ from ..visibility import visible
 from .badges import WORDS, badge, standing
 from .buttons import check_action, may
 from .seeing import count_text, parsed, short_call
-from .verbs import VERBS, Verb
+from .verbs import VERBS, Verb, lack_to_stop
 
 MOST_NAMED = 20
 """Jobs that a question names; of more it tells how many."""
@@ -174,6 +175,7 @@ class ActsOnJobs:
             "jobs": [self._named(job, request.user) for job in listed[:MOST_NAMED]],
             "unnamed": max(0, len(listed) - MOST_NAMED),
             "unfit": len(listed) - len(possible),
+            "unstopped": _unstopped(asked.verb, {job.engine for job in listed if lack_to_stop(job)}),
         }
 
     def _told_of_all(self, request: HttpRequest, asked: Asked, search: Search) -> dict[str, Any]:
@@ -183,14 +185,17 @@ class ActsOnJobs:
         states = [
             {"badge": badge(status, str(WORDS[status])), "count": count_text(count)}
             for status, count in (counts or {}).items()
-            if count and _is_asked_for(search, status)
+            if count and _is_asked_for(search, "status", status)
         ]
+        may_run = _is_asked_for(search, "status", Status.STARTED)
+        engines = [each.name for each in all_engines() if _is_asked_for(search, "engine", each.name)]
         return {
             "question": asked.verb.all_question,
             "states": states,
             "is_counted": counts is not None and set(counts) == set(Status.values),
             "jobs": [self._named(job, request.user) for job in page.jobs],
             "has_more": page.older is not None,
+            "unstopped": _unstopped(asked.verb, engines if may_run else []),
         }
 
     def _named(self, job: Job, user: Any) -> dict[str, Any]:
@@ -207,7 +212,13 @@ def _is_stopped_too(verb: Verb, job: Job) -> bool:
     return verb is VERBS["cancel"] and job.status == Status.STARTED
 
 
-def _is_asked_for(search: Search, status: str) -> bool:
+def _unstopped(verb: Verb, engines: Iterable[str]) -> list[str]:
+    """What becomes of jobs that run on those of these engines that cannot stop them."""
+    lacks = [lack for name in sorted(engines) if (lack := lack_of(name, "stop"))]
+    return [f"{lack.reason} {verb.unstopped}" for lack in lacks if verb.unstopped]
+
+
+def _is_asked_for(search: Search, qualifier: str, value: str) -> bool:
     return all(
-        (each.value == status) != each.negated for each in search.conditions if each.qualifier == "status"
+        (each.value == value) != each.negated for each in search.conditions if each.qualifier == qualifier
     )

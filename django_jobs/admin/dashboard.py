@@ -17,6 +17,7 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
 from .. import figures, searching
+from ..engines import all_engines
 from ..figures import Figures
 from ..models import Job, Worker
 from ..states import FAILED
@@ -135,6 +136,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         "has_workers": state.verdict.workers > 0,
         "enqueue_url": place("enqueue", request, site),
         "cards": list(_cards(hour, state, request, site)),
+        "lacks": [lack.reason for engine in all_engines() if (lack := engine.lack_of("plain_jobs"))],
         "ranges": [
             Link(each.title, f"{url}?range={key}", is_current=key == name) for key, each in RANGES.items()
         ],

@@ -18,7 +18,7 @@ from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from .. import control, registry
-from ..engines import get_engine
+from ..engines import get_engine, lack_of
 from ..exceptions import JobsError
 from ..models import Job
 from ..options import Options
@@ -125,6 +125,10 @@ class OptionsForm(forms.Form):
         self.fields["queue"].initial = options.queue
         self.fields["delay"].initial = None if options.delay is None else float(in_seconds(options.delay))
         self.fields["at_front"].initial = options.at_front
+        if lack := lack_of(options.engine, "at_front"):
+            # Not disabled as a field, which would drop it in silence: should it be sent, it is refused.
+            self.fields["at_front"].widget.attrs["disabled"] = True
+            self.fields["at_front"].help_text = lack.reason
         self.fields["max_retries"].initial = options.retry.max if options.retry else 0
         self.fields["subject"].initial = options.subject
         self.fields["unique"].initial = options.unique or ""

@@ -231,6 +231,7 @@ class ShowsJob(ActsOnJobs):
             job.attempts.defer("traceback", "log", "error_message").order_by("-number")[:MOST_DRAWN]
         )
         is_editable = _is_editable(job) and may(request.user, *TO_EDIT)
+        possible = [verb for verb in self.offered(request) if verb.is_possible(job)]
         return {
             "job": job,
             "call": Truncator(whole_call(job, request.user)).chars(LONGEST_CALL),
@@ -241,7 +242,8 @@ class ShowsJob(ActsOnJobs):
             "timeline": timeline(segments(job, newest[::-1], timezone.now()), timezone.now()),
             "facts": list(self._facts(request, job)),
             "error": error_text(job) if job.error_type else "",
-            "verbs": [verb for verb in self.offered(request) if verb.is_possible(job)],
+            "verbs": [verb for verb in possible if not verb.lack(job)],
+            "lacking": [(verb, lack) for verb in possible if (lack := verb.lack(job))],
             "edit_url": self.own_url("edit", job.pk) if is_editable else "",
         }
 
@@ -255,6 +257,7 @@ class ShowsJob(ActsOnJobs):
             attempt=job.attempt, most=max(job.max_attempts, job.attempt)
         )
         yield _("Queue"), job.queue, found("queue", job.queue)
+        yield _("Engine"), job.engine, found("engine", job.engine)
         yield _("Attempt"), attempt, ""
         if job.worker:
             yield _("Worker"), job.worker.name, found("worker", job.worker.name)

@@ -19,7 +19,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import control, figures, monitor, operations, searching
-from ..engines import get_engine
+from ..engines import get_engine, lack_of
 from ..exceptions import UnknownQueue
 from ..figures import Figures
 from ..models import Job, Operation, QueueEvent
@@ -27,6 +27,7 @@ from ..models.counting import bounded_count
 from ..models.figures import BOUNDS
 from ..models.workers import MOST_COUNTED
 from ..monitor import QueueFigures
+from ..options import Options
 from ..searching import MOST_LISTED, Search
 from ..verdict import capped
 from ..visibility import visible
@@ -66,6 +67,8 @@ class QueueRow:
     running: str
     undelivered: str
     """Empty while its server cannot be asked."""
+    lack: str
+    """Why nobody knows of the plain jobs on it."""
     oldest: SafeString | str
     drain: str
     drain_note: str
@@ -165,7 +168,7 @@ def move_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseB
     name = _known(unquote(name))
     back = url(site, "queue", quote(name))
     queue = _figures(name)
-    form = MoveForm(name, queue.engine if queue else "rq", request.POST or None)
+    form = MoveForm(name, queue.engine if queue else Options.engine, request.POST or None)
     if request.method == "POST" and form.is_valid():
         chosen = form.cleaned_data["queue"]
         return _started(request, site, Operation.Verb.MOVE, _waiting(name), back, queue=chosen)
@@ -206,6 +209,7 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     ]
     return {
         "rows": rows,
+        "lacks": list(dict.fromkeys(row.lack for row in rows if row.lack)),
         "may_manage": may(request.user, "manage_queue"),
         "formula": _formula(),
     }
@@ -269,6 +273,7 @@ def _row(
     pause: QueueEvent | None,
 ) -> QueueRow:
     drain, drain_note = _drain(queue, hour)
+    lack = lack_of(queue.engine, "plain_jobs")
     ended = sum(each.ended for each in hour)
     told = gettext("{queue}: attempts that ended, a minute each in the last hour").format(queue=queue.name)
     return QueueRow(
@@ -282,6 +287,7 @@ def _row(
         scheduled=capped(queue.scheduled),
         running=capped(queue.started),
         undelivered="" if queue.undelivered is None else capped(queue.undelivered),
+        lack=lack.reason if lack else "",
         oldest=passing(oldest) if oldest else "",
         drain=drain,
         drain_note=drain_note,

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from .. import control
+from ..engines import Lack, lack_of
 from ..models import Job, Operation
 from ..states import DEFERRED, QUEUED, SCHEDULED, STARTED, TERMINAL, UNFINISHED, Status
 
@@ -28,6 +29,12 @@ class Verb:
     is_asked: bool = True
     is_harsh: bool = False
     takes_reason: bool = False
+    unstopped: Any = ""
+    """What becomes of jobs that run where the engine cannot stop them."""
+
+    def lack(self, job: Job) -> Lack | None:
+        """Why the engine of a job in this state cannot do it."""
+        return lack_to_stop(job) if self.steer is control.stop else None
 
     def is_possible(self, job: Job) -> bool:
         # The library of an observed job decides what becomes of it; its row is ours.
@@ -36,6 +43,15 @@ class Verb:
     def __str__(self) -> str:
         return str(self.label)
 
+
+def lack_to_stop(job: Job) -> Lack | None:
+    """Why a job that runs cannot be stopped; None if it can, and for one that does not run on an engine."""
+    runs = job.status == STARTED and not job.elsewhere_until
+    return lack_of(job.engine, "stop") if runs else None
+
+
+_LEFT_ALONE = _("Such jobs are left alone.")
+_GOES_ON = _("The functions of such jobs go on, but how they end changes nothing.")
 
 _ALL = [
     Verb(
@@ -74,6 +90,7 @@ _ALL = [
         ),
         question=ngettext_lazy("Cancel %(count)d job?", "Cancel %(count)d jobs?", "count"),
         all_question=_("Cancel all jobs that match?"),
+        unstopped=_LEFT_ALONE,
     ),
     Verb(
         name=Operation.Verb.STOP,
@@ -86,6 +103,7 @@ _ALL = [
         question=ngettext_lazy("Stop %(count)d job?", "Stop %(count)d jobs?", "count"),
         all_question=_("Stop all running jobs that match?"),
         is_harsh=True,
+        unstopped=_LEFT_ALONE,
     ),
     Verb(
         name=Operation.Verb.MARK_FAILED,
@@ -102,6 +120,7 @@ _ALL = [
         all_question=_("Mark all jobs that match as failed?"),
         is_harsh=True,
         takes_reason=True,
+        unstopped=_GOES_ON,
     ),
     Verb(
         name=Operation.Verb.DELETE,
@@ -117,6 +136,7 @@ _ALL = [
         question=ngettext_lazy("Delete %(count)d job?", "Delete %(count)d jobs?", "count"),
         all_question=_("Delete all jobs that match?"),
         is_harsh=True,
+        unstopped=_GOES_ON,
     ),
 ]
 

@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
 from .. import control, searching
+from ..engines import lack_of
 from ..models import Job, Worker
 from ..values import is_storable
 from ..verdict import capped
@@ -26,6 +27,7 @@ from .buttons import check, check_action, confirm, done, may, note, url
 from .live import partial
 from .seeing import may_see_values, short_call
 from .strip import jobs_url
+from .verbs import lack_to_stop
 
 MOST_WORKERS = 200
 MOST_JOBS = 1_000
@@ -50,6 +52,8 @@ class RunningJob:
     progress: int
     stop_url: str
     """Empty for a job that was asked to stop already."""
+    lack: str
+    """Why it cannot be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class WorkerRow:
     quiet_url: str
     unquiet_url: str
     stop_url: str
+    lack: str
+    """Why it takes no orders."""
 
 
 def workers_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
@@ -210,7 +216,9 @@ def _jobs(request: HttpRequest, workers: Iterable[UUID]) -> defaultdict[UUID | N
 def _row(
     request: HttpRequest, site: AdminSite, worker: Worker, is_silent: bool, jobs: list[Job]
 ) -> WorkerRow:
-    can_be_unquiet = worker.order == Worker.Order.QUIET and not is_silent
+    lack = None if is_silent else lack_of(worker.engine, "orders")
+    is_deaf = is_silent or lack is not None
+    can_be_unquiet = worker.order == Worker.Order.QUIET and not is_deaf
     return WorkerRow(
         id=worker.pk,
         name=worker.name,
@@ -230,11 +238,10 @@ def _row(
         finished=number_format(worker.finished_count, force_grouping=True),
         failed=number_format(worker.failed_count, force_grouping=True),
         jobs_url=jobs_url(searching.replaced("", {"worker": worker.name}), request, site),
-        quiet_url="" if is_silent or worker.order else url(site, "worker_quiet", worker.pk),
+        quiet_url="" if is_deaf or worker.order else url(site, "worker_quiet", worker.pk),
         unquiet_url=url(site, "worker_unquiet", worker.pk) if can_be_unquiet else "",
-        stop_url=""
-        if is_silent or worker.order == Worker.Order.STOP
-        else url(site, "worker_stop", worker.pk),
+        stop_url="" if is_deaf or worker.order == Worker.Order.STOP else url(site, "worker_stop", worker.pk),
+        lack=f"{lack.reason} {lack.instead}" if lack else "",
     )
 
 
@@ -266,6 +273,8 @@ def _evidence(worker: Worker, is_silent: bool) -> str:
 
 
 def _job(request: HttpRequest, site: AdminSite, job: Job) -> RunningJob:
+    is_left = job.is_canceling or job.observed_id
+    lack = None if is_left else lack_to_stop(job)
     return RunningJob(
         id=job.pk,
         call=short_call(job, request.user),
@@ -273,7 +282,8 @@ def _job(request: HttpRequest, site: AdminSite, job: Job) -> RunningJob:
         badge=standing(job).badge,
         since=passing(job.started_at) if job.started_at else "",
         progress=job.progress,
-        stop_url="" if job.is_canceling or job.observed_id else url(site, "worker_stop_job", job.pk),
+        stop_url="" if is_left or lack else url(site, "worker_stop_job", job.pk),
+        lack=lack.reason if lack else "",
     )
 
 
