@@ -3,6 +3,8 @@
 Whoever ends attempts adds to the figures in the same transaction (`models.figures`). The maintainer folds the
 additions, each once, into rows for all attempts of a period, for those on the queue, and for those of the
 task. Looking reads such rows only: a bounded number of them, however many attempts there were.
+
+How many jobs run and wait now, and how many workers live, the maintainer counts once a minute: a census.
 """
 
 from collections import defaultdict
@@ -17,8 +19,10 @@ from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from . import grouping, sql
-from .models import Attempt, ErrorCount, FigureDelta, Rollup
+from .models import Attempt, Census, ErrorCount, FigureDelta, Job, Rollup, Worker
+from .models.counting import CountOf, selected
 from .models.figures import BOUNDS, start_of
+from .models.workers import MOST_WORKERS
 
 MOST_FOLDED = 2_000
 """How many additions one call of `fold` takes."""
@@ -37,7 +41,7 @@ _WIDTHS: dict[str, timedelta] = {
     "day": timedelta(days=1),
 }
 KEPT: dict[str, timedelta] = {"minute": timedelta(days=7), "hour": timedelta(days=90)}
-"""How long rows of a period are kept. Days are kept for ever."""
+"""How long rows of a period are kept, and of a census those of minutes. Days are kept for ever."""
 COUNTS_KEPT = timedelta(days=90)
 """How long it is kept how often an error came up in an hour."""
 
@@ -186,6 +190,34 @@ def known_tasks() -> list[str]:
     return list(names[:MOST_TASKS])
 
 
+def censuses(since: datetime, until: datetime) -> list[Census | None]:
+    """What was counted in each minute of this time, as in `series`; None where nobody did."""
+    starts = _starts("minute", since, until)
+    rows = Census.objects.filter(start__gte=start_of("minute", since), start__lt=until)
+    found = {row.start: row for row in rows}
+    return [found.get(start) for start in starts]
+
+
+def take_census() -> bool:
+    """Count what runs and waits and who lives, unless it was done in this minute; True if this call did it.
+
+    At most 5 statements, which count no further than told of `Census`.
+    """
+    start = start_of("minute", sql.now(router.db_for_write(Census)))
+    if Census.objects.filter(pk=start).exists():
+        return False
+    jobs = {"running": Job.objects.started().order_by("id"), "waiting": Job.objects.queued().order_by("id")}
+    counts = selected({name: CountOf(each) for name, each in jobs.items()})
+    row = Census(
+        start=start,
+        running=counts["running"] or 0,
+        waiting=counts["waiting"] or 0,
+        workers=Worker.objects.alive().order_by()[:MOST_WORKERS].count(),
+    )
+    Census.objects.bulk_create([row], ignore_conflicts=True)
+    return True
+
+
 def fold() -> int:
     """Fold the oldest additions; how many. With `MOST_FOLDED` there may be more."""
     deltas = list(FigureDelta.objects.order_by("pk")[:MOST_FOLDED])
@@ -207,10 +239,12 @@ def fold() -> int:
 
 
 def prune(now: datetime) -> int:
-    """Delete rows of minutes after 7 days, of hours after 90, and with these the errors' counts of hours;
-    groups of errors that have not come up for a year. At most `MOST_PRUNED` of each; how many."""
+    """Delete rows of minutes and each census after 7 days, of hours after 90, and with these the errors'
+    counts of hours; groups of errors that have not come up for a year. At most `MOST_PRUNED` of each; how
+    many."""
     old: list[QuerySet[models.Model]] = [
         *(Rollup.objects.filter(period=period, start__lt=now - kept) for period, kept in KEPT.items()),
+        Census.objects.filter(start__lt=now - KEPT["minute"]),
         ErrorCount.objects.filter(start__lt=now - COUNTS_KEPT),
     ]
     pruned = grouping.prune(now)

@@ -32,6 +32,8 @@ EVERY_TICK = 0
 RECONCILE_EVERY_SECONDS = 3
 OBSERVE_EVERY_SECONDS = 2
 PRUNE_EVERY_SECONDS = 60
+LOOK_FOR_CENSUS_EVERY_SECONDS = 5
+"""Whether there is one of this minute."""
 PAUSE_AFTER_FAILURE_SECONDS = 5
 LONGEST_RELAYING_SECONDS = 30
 LONGEST_FOLDING_SECONDS = 0.25
@@ -163,6 +165,7 @@ def _chores(reconciler: Reconciler) -> list[Chore]:
         Chore("expiry of results", keeping.expire_results, EVERY_TICK),
         Chore("folding of tallies", tallies.fold, EVERY_TICK),
         Chore("folding of figures", _fold_figures, EVERY_TICK),
+        Chore("census", figures.take_census, LOOK_FOR_CENSUS_EVERY_SECONDS),
         Chore("retention", keeping.run_once, PRUNE_EVERY_SECONDS, lambda: keeping.is_behind),
         Chore("retention of figures", retention.prune_figures, PRUNE_EVERY_SECONDS),
     ]

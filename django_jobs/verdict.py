@@ -24,7 +24,7 @@ from .engines import BaseEngine, all_engines
 from .exceptions import EngineUnavailable
 from .models import Job, Lease, Queue, Worker
 from .models.counting import CountOf, EarliestOf, selected
-from .models.workers import MOST_COUNTED
+from .models.workers import MOST_COUNTED, MOST_WORKERS
 
 Level = Literal["ok", "degraded", "stalled"]
 Trouble = Literal["undeclared", "untaken", "stuck", "undelivered", "paused"]
@@ -38,7 +38,6 @@ SILENT_FOR = timedelta(hours=1)
 LEAST_ATTEMPTS = 20
 """Of fewer attempts no rate is told."""
 LEAST_FAILURE_RATE = 0.05
-MOST_WORKERS = 1_000
 MOST_QUEUES = 500
 MOST_TOLD = 1_000
 """Counts of one queue go no further: there may be many queues."""
@@ -88,7 +87,7 @@ class Verdict:
     """How many are not handed to a server, though the first of them waits for `PATIENCE`; None while one is
     away. Of each queue up to `MOST_TOLD`."""
     workers: int
-    """How many live."""
+    """How many live, counted up to `MOST_WORKERS`."""
     silent: int
     """How many went silent within `SILENT_FOR`."""
     queues: list[TroubledQueue]

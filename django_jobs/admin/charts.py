@@ -45,8 +45,10 @@ class Segment:
     outcome: str = ""
 
 
-def sparkline(values: Sequence[float | None], label: str) -> SafeString:
-    """The course of one figure in a word's height, from 0; None is a gap."""
+def sparkline(
+    values: Sequence[float | None], label: str, text: Callable[[float], str] = count_text
+) -> SafeString:
+    """The course of one figure in a word's height, from 0; None is a gap. `text` writes a value."""
     known = [value for value in values if value is not None]
     if not known:
         return format_html('<span class="jobs-no-data">{}</span>', gettext("no data"))
@@ -56,7 +58,7 @@ def sparkline(values: Sequence[float | None], label: str) -> SafeString:
         for index, value in enumerate(values)
     ]
     told = gettext("lowest {lowest}, highest {highest}, last {last}").format(
-        lowest=count_text(min(known)), highest=count_text(max(known)), last=count_text(known[-1])
+        lowest=text(min(known)), highest=text(max(known)), last=text(known[-1])
     )
     areas = format_html_join(
         "",

@@ -19,7 +19,8 @@ from django.utils.translation import gettext, gettext_lazy, ngettext
 from .. import figures, searching
 from ..engines import all_engines
 from ..figures import Figures
-from ..models import Job, Worker
+from ..models import Census, Job, Worker
+from ..models.workers import MOST_COUNTED, MOST_WORKERS
 from ..states import FAILED
 from ..verdict import MOST_TOLD, capped, percentage, quoted
 from ..visibility import visible
@@ -127,6 +128,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     """The context of `_dashboard.html`."""
     now = timezone.now()
     hour = figures.series("minute", now - _HOUR + _MINUTE, now)
+    censuses = figures.censuses(now - _HOUR + _MINUTE, now)
     state = strip(request, site)
     name = _range_name(request)
     url = reverse("admin:django_jobs_dashboard", current_app=site.name)
@@ -135,7 +137,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
         "is_empty": not Job.objects.exists(),
         "has_workers": state.verdict.workers > 0,
         "enqueue_url": place("enqueue", request, site),
-        "cards": list(_cards(hour, state, request, site)),
+        "cards": list(_cards(hour, censuses, state, request, site)),
         "lacks": [lack.reason for engine in all_engines() if (lack := engine.lack_of("plain_jobs"))],
         "ranges": [
             Link(each.title, f"{url}?range={key}", is_current=key == name) for key, each in RANGES.items()
@@ -156,13 +158,25 @@ def _range_name(request: HttpRequest) -> str:
     return name if name in RANGES else USUAL_RANGE
 
 
-def _cards(hour: Sequence[Figures], state: Strip, request: HttpRequest, site: AdminSite) -> Iterator[Card]:
+def _cards(
+    hour: Sequence[Figures],
+    censuses: Sequence[Census | None],
+    state: Strip,
+    request: HttpRequest,
+    site: AdminSite,
+) -> Iterator[Card]:
     verdict = state.verdict
     running, waiting, failed, *_ = state.figures
-    yield Card(running.name, running.value, running.url)
+    yield Card(
+        *(running.name, running.value, running.url),
+        course=_course(censuses, "running", verdict.running, gettext("Running in each minute")),
+    )
     oldest = verdict.oldest_waiting_seconds
     note = "" if oldest is None else gettext("oldest {age}").format(age=duration_text(round(oldest)))
-    yield Card(waiting.name, waiting.value, waiting.url, note)
+    yield Card(
+        *(waiting.name, waiting.value, waiting.url, note),
+        course=_course(censuses, "waiting", verdict.waiting, gettext("Waiting in each minute")),
+    )
     total = figures.together(hour[0].start, hour)
     yield Card(
         gettext("Finished per minute"),
@@ -184,18 +198,31 @@ def _cards(hour: Sequence[Figures], state: Strip, request: HttpRequest, site: Ad
         _duration(total.wait_p95_seconds),
         note=gettext("median {wait}").format(wait=_duration(total.wait_p50_seconds)) if total.ended else "",
         course=sparkline(
-            [each.wait_p95_seconds for each in hour], gettext("Wait in each minute, 95th percentile")
+            [each.wait_p95_seconds for each in hour],
+            gettext("Wait in each minute, 95th percentile"),
+            duration_text,
         ),
     )
     yield Card(
         gettext("Workers"),
-        number_format(verdict.workers, force_grouping=True),
+        capped(verdict.workers, MOST_WORKERS),
         place("workers", request, site),
         ngettext("{count} gone silent", "{count} gone silent", verdict.silent).format(count=verdict.silent)
         if verdict.silent
         else "",
+        _course(censuses, "workers", verdict.workers, gettext("Workers in each minute"), MOST_WORKERS),
         tone="warn" if verdict.silent else "",
     )
+
+
+def _course(
+    censuses: Sequence[Census | None], name: str, now: int, label: str, most: int = MOST_COUNTED
+) -> SafeString | str:
+    """What was counted in each minute, at last what is now; nothing before anything was counted."""
+    counted = [None if census is None else getattr(census, name) for census in censuses[:-1]]
+    if not any(censuses[:-1]):
+        return ""
+    return sparkline([*counted, now], label, lambda count: capped(int(count), most))
 
 
 def _chart(chosen: Range, hour: Sequence[Figures], now: datetime) -> SafeString:

@@ -17,6 +17,20 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="Census",
+            fields=[
+                (
+                    "start",
+                    models.DateTimeField(
+                        help_text="When that minute began.", primary_key=True, serialize=False
+                    ),
+                ),
+                ("running", models.PositiveIntegerField()),
+                ("waiting", models.PositiveIntegerField()),
+                ("workers", models.PositiveIntegerField()),
+            ],
+        ),
+        migrations.CreateModel(
             name="FigureDelta",
             fields=[
                 (
@@ -97,8 +111,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
-                "default_permissions": ("view",),
                 "permissions": [("manage_queue", "Can pause, resume and empty a queue")],
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
@@ -160,8 +174,8 @@ class Migration(migrations.Migration):
                 "verbose_name": "error group",
                 "verbose_name_plural": "error groups",
                 "ordering": ["-last_seen"],
-                "default_permissions": ("view",),
                 "permissions": [("resolve_errorgroup", "Can resolve, ignore and reopen groups of errors")],
+                "default_permissions": ("view",),
                 "base_manager_name": "objects",
             },
         ),
@@ -368,7 +382,6 @@ class Migration(migrations.Migration):
                 "verbose_name": "job",
                 "verbose_name_plural": "jobs",
                 "ordering": ["-id"],
-                "default_permissions": ("view", "delete"),
                 "permissions": [
                     ("view_job_arguments", "Can see arguments, results and logs of jobs"),
                     ("enqueue_job", "Can enqueue jobs"),
@@ -382,6 +395,7 @@ class Migration(migrations.Migration):
                     ("move_job", "Can move a job to another queue"),
                     ("report_job", "Can report progress and end of a job from elsewhere"),
                 ],
+                "default_permissions": ("view", "delete"),
                 "base_manager_name": "objects",
             },
         ),
@@ -612,7 +626,6 @@ class Migration(migrations.Migration):
             options={
                 "ordering": ["id"],
                 "default_permissions": (),
-                "indexes": [models.Index(fields=["queue", "kind", "id"], name="django_jobs_queue_events")],
             },
         ),
         migrations.CreateModel(
@@ -733,8 +746,8 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ["name"],
-                "default_permissions": ("view",),
                 "permissions": [("manage_worker", "Can quiet and stop a worker")],
+                "default_permissions": ("view",),
                 "base_manager_name": "objects",
                 "indexes": [models.Index(fields=["leased_until"], name="django_jobs_worker_lease")],
             },
@@ -776,6 +789,10 @@ class Migration(migrations.Migration):
                 fields=["id"],
                 name="django_jobs_operations_open",
             ),
+        ),
+        migrations.AddIndex(
+            model_name="queueevent",
+            index=models.Index(fields=["queue", "kind", "id"], name="django_jobs_queue_events"),
         ),
         migrations.AddIndex(
             model_name="job",

@@ -1,7 +1,7 @@
 """How many attempts ended how, and how long they waited and ran: for each minute, hour and day.
 
-Whoever ends attempts adds to the figures in the same transaction; the maintainer folds the additions. See
-`django_jobs.figures`.
+Whoever ends attempts adds to the figures in the same transaction; the maintainer folds the additions. What
+cannot be added up, as how many jobs wait, it counts once a minute. See `django_jobs.figures`.
 """
 
 from bisect import bisect_right
@@ -86,6 +86,23 @@ class Rollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.period} {self.start:%Y-%m-%d %H:%M} {self.queue or self.task}".rstrip()
+
+
+class Census(models.Model):
+    """How many jobs ran and waited, and how many workers lived, at one moment of a minute.
+
+    Jobs are counted up to `MOST_COUNTED`, workers up to `MOST_WORKERS`. Where nobody counted there is no row.
+    """
+
+    start = models.DateTimeField(primary_key=True, help_text=_("When that minute began."))
+    running = models.PositiveIntegerField()
+    waiting = models.PositiveIntegerField()
+    workers = models.PositiveIntegerField()
+
+    objects = PrimaryManager()
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%d %H:%M} {self.running} {self.waiting} {self.workers}"
 
 
 def bucket(seconds: float) -> int:

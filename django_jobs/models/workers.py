@@ -17,6 +17,8 @@ from .querysets import JobQuerySet
 
 MOST_COUNTED = 10_000
 """Counts go no further; one that says so may mean any number from there."""
+MOST_WORKERS = 1_000
+"""Counts of workers go no further."""
 
 
 class WorkerQuerySet(models.QuerySet["Worker"]):

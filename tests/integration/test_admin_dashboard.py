@@ -1,5 +1,6 @@
 """The frame of the admin's pages, and the dashboard."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -11,14 +12,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_jobs import figures
-from django_jobs.models import FigureDelta, Job, Lease, Queue, Rollup
-from django_jobs.states import FAILED, FINISHED, QUEUED
+from django_jobs.models import Census, FigureDelta, Job, Lease, Queue, Rollup
+from django_jobs.states import FAILED, FINISHED, QUEUED, STARTED
 from tests.conftest import make_worker
 from tests.policy import violations
 
 DASHBOARD, REGION, STRIP = (
     f"admin:django_jobs_{name}" for name in ("dashboard", "dashboard_region", "strip")
 )
+MINUTE = timedelta(minutes=1)
 HOSTILE = """<script>alert(1)</script>"'&{0}%s"""
 
 pytestmark = pytest.mark.usefixtures("valkey")
@@ -248,6 +250,36 @@ def test_the_chart_shows_the_chosen_range(client_who_may, busy_day, range_):
     assert [link.text for link in response.context["ranges"] if link.is_current] == [
         {"6h": "6 h", "24h": "24 h", "7d": "7 d"}.get(range_, "1 h")
     ]
+
+
+def courses(page):
+    """{the name of each of the six figures: what its line says, or None}"""
+    return {
+        str(card.name): (re.search("<desc>(.*)</desc>", card.course) or [None, None])[1]
+        for card in page.context["cards"]
+    }
+
+
+def test_figures_that_nobody_has_counted_yet_have_no_line(client_who_may, job_factory):
+    job_factory(status=STARTED)
+
+    told = courses(see(client_who_may("view_job"), DASHBOARD))
+
+    assert told["Running"] is told["Waiting"] is told["Workers"] is None
+
+
+def test_a_line_leads_from_each_census_to_what_is_now(client_who_may, job_factory):
+    minute = figures.start_of("minute", timezone.now())
+    for ago, waiting in ((40, 7), (2, 10_000), (90, 9_999)):
+        Census.objects.create(start=minute - ago * MINUTE, running=5, waiting=waiting, workers=0)
+    make_worker()
+    job_factory()
+
+    told = courses(see(client_who_may("view_job"), DASHBOARD))
+
+    assert told["Running"] == "lowest 0, highest 5, last 0"
+    assert told["Waiting"] == "lowest 1, highest 10,000+, last 1"
+    assert told["Workers"] == "lowest 0, highest 1, last 1"
 
 
 def test_any_site_that_shows_jobs_has_these_pages():

@@ -19,7 +19,7 @@ from django_jobs.engines.base import Run, Seen
 from django_jobs.exceptions import JobsError
 from django_jobs.figures import Figures
 from django_jobs.fingerprints import fingerprint
-from django_jobs.models import Attempt, ErrorCount, ErrorGroup, FigureDelta, Job, Rollup
+from django_jobs.models import Attempt, Census, ErrorCount, ErrorGroup, FigureDelta, Job, Rollup
 from django_jobs.models.figures import bucket
 from django_jobs.outbox import Outbox
 from django_jobs.outcomes import Outcome
@@ -829,3 +829,83 @@ def test_additions_do_not_pile_up_while_jobs_run(job_factory):
 
     assert most == 0
     assert Rollup.objects.filter(period="day").count() <= 6
+
+
+# The census.
+
+
+def test_a_census_counts_what_runs_and_waits_and_who_lives(job_factory):
+    worker = make_worker()
+    make_worker(leased_until=timezone.now() - MINUTE)
+    for status in (QUEUED, QUEUED, STARTED, FINISHED, FAILED):
+        job_factory(status=status, worker=worker)
+
+    assert figures.take_census()
+
+    row = Census.objects.get()
+    assert (row.running, row.waiting, row.workers) == (1, 2, 1)
+    assert MINUTE > timezone.now() - row.start >= timedelta(0)
+
+
+def test_where_no_job_is_the_workers_are_counted_all_the_same():
+    make_worker()
+
+    figures.take_census()
+
+    row = Census.objects.get()
+    assert (row.running, row.waiting, row.workers) == (0, 0, 1)
+
+
+def test_a_minute_has_one_census_the_first(job_factory, monkeypatch):
+    monkeypatch.setattr("django_jobs.sql.now", lambda alias: NOON + MINUTE / 2)
+    figures.take_census()
+    job_factory()
+
+    assert not figures.take_census()
+    assert Census.objects.get().waiting == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_who_take_a_census_at_once_one_is_kept(monkeypatch):
+    monkeypatch.setattr("django_jobs.sql.now", lambda alias: NOON)
+
+    answers = at_once(*[figures.take_census] * 4)
+
+    assert True in answers
+    assert set(answers) <= {True, False}
+    assert Census.objects.get().start == NOON
+
+
+def test_a_census_counts_to_a_bound_and_in_few_statements(
+    job_factory, monkeypatch, django_assert_max_num_queries
+):
+    monkeypatch.setattr("django_jobs.models.counting.MOST_COUNTED", 3)
+    monkeypatch.setattr(figures, "MOST_WORKERS", 2)
+    for _ in range(5):
+        job_factory()
+        make_worker()
+
+    with django_assert_max_num_queries(5):
+        figures.take_census()
+
+    row = Census.objects.get()
+    assert (row.waiting, row.workers) == (3, 2)
+
+
+def test_where_nobody_counted_there_is_a_gap():
+    for minutes in (0, 2, 9):
+        Census.objects.create(start=NOON + minutes * MINUTE, running=minutes, waiting=0, workers=1)
+
+    found = figures.censuses(NOON + MINUTE / 2, NOON + 3 * MINUTE)
+
+    assert [each and each.running for each in found] == [0, None, 2]
+
+
+def test_a_census_is_kept_for_a_week():
+    now = timezone.now()
+    for days in (6, 8):
+        Census.objects.create(start=now - days * DAY, running=0, waiting=0, workers=0)
+
+    prune_figures()
+
+    assert Census.objects.get().start == now - 6 * DAY

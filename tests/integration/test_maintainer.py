@@ -10,7 +10,7 @@ from django.utils import timezone
 from rq import Queue as RQQueue
 
 from django_jobs import figures, maintainer, relay, retention
-from django_jobs.models import FigureDelta, Job, Lease, Rollup, tallies
+from django_jobs.models import Census, FigureDelta, Job, Lease, Rollup, tallies
 from django_jobs.reconciler import Reconciler
 from django_jobs.states import FINISHED, SCHEDULED, STARTED
 from tests.conftest import fresh, make_worker, remember_witnesses, wait_until
@@ -252,6 +252,25 @@ def test_it_deletes_figures_that_were_kept_long_enough(valkey):
 
     with running_maintainer():
         wait_until(lambda: Rollup.objects.get().period == "day")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_takes_a_census_in_each_minute(job_factory, valkey, monkeypatch):
+    monkeypatch.setattr(maintainer, "LOOK_FOR_CENSUS_EVERY_SECONDS", 0)
+    monkeypatch.setattr(maintainer, "TICK_SECONDS", 0.05)
+    before = Census.objects.create(
+        start=figures.start_of("minute", timezone.now()) - timedelta(minutes=1),
+        running=0,
+        waiting=0,
+        workers=0,
+    )
+    job_factory(status=STARTED, worker=make_worker())
+
+    with running_maintainer():
+        wait_until(lambda: Census.objects.exclude(pk=before.pk).exists())
+
+    row = Census.objects.latest("start")
+    assert (row.running, row.workers) == (1, 1)
 
 
 @pytest.mark.django_db(transaction=True)
