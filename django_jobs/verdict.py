@@ -146,12 +146,16 @@ class _Found:
     """By the database's clock."""
     running: int
     waiting: int
+    since: Mapping[str, datetime]
+    """{queue: since when its first job waits}"""
     oldest: Mapping[str, datetime]
-    """{declared queue: since when its first job waits}"""
+    """The same of those that are declared."""
     undeclared: Sequence[str]
     """Queues where jobs wait that are declared nowhere."""
-    untaken: Mapping[str, int]
-    """{queue that is paused, undeclared, or that nobody listens on: how many jobs wait there}"""
+    untaken: Sequence[str]
+    """Queues where jobs wait that are paused, undeclared, or that nobody listens on."""
+    waiting_on: Mapping[str, int]
+    """{one of these queues, or one beside which a worker is idle: how many jobs wait there}"""
     undelivered: Mapping[str, int]
     undelivered_since: datetime | None
     moves: bool
@@ -187,6 +191,7 @@ def _look() -> _Found:
     untaken = [
         name for name in waiting if name in paused or name not in declared or not _listening(name, alive)
     ]
+    held = [name for name in waiting if name in untaken or _idle(_listening(name, alive))]
     undelivered_on = {
         (name, side): jobs
         for server in servers
@@ -202,7 +207,7 @@ def _look() -> _Found:
             "scheduled": Exists(Job.objects.scheduled()),
             "works": Exists(Job.objects.started().filter(worker__in=[worker.pk for worker in alive])),
             "ended": Exists(Job.objects.filter(finished_at__gte=Now() - PATIENCE)),
-            **{("untaken", name): CountOf(_waiting_on(name), MOST_TOLD) for name in untaken},
+            **{("on", name): CountOf(_waiting_on(name), MOST_TOLD) for name in held},
             **{("undelivered", *key): CountOf(jobs, MOST_TOLD) for key, jobs in undelivered_on.items()},
             **{("since", *key): EarliestOf(jobs, MOST_SEARCHED) for key, jobs in undelivered_on.items()},
         }
@@ -222,9 +227,11 @@ def _look() -> _Found:
         now=now,
         running=counted["running"] or 0,
         waiting=counted["waiting"] or 0,
+        since={name: at for name, at in waiting.items() if at},
         oldest={name: at for name, at in waiting.items() if at and name in declared},
         undeclared=[name for name in waiting if name not in declared],
-        untaken={name: counted["untaken", name] or 0 for name in untaken},
+        untaken=untaken,
+        waiting_on={name: counted["on", name] or 0 for name in held},
         undelivered=undelivered,
         undelivered_since=min(undelivered_since, default=None),
         moves=bool(counted["works"] or counted["ended"]),
@@ -328,8 +335,8 @@ def _troubled(found: _Found) -> Iterator[TroubledQueue]:
     for name in found.undelivered:
         troubles.setdefault(name, "undelivered")
     for name, trouble in sorted(troubles.items(), key=lambda each: each[1] == "paused"):
-        waiting = found.untaken.get(name) or found.undelivered.get(name) or 1
-        yield TroubledQueue(name, trouble, waiting, found.oldest.get(name))
+        waiting = found.waiting_on.get(name) or found.undelivered.get(name) or 1
+        yield TroubledQueue(name, trouble, waiting, found.since.get(name))
 
 
 def _idle_beside(queue: str, found: _Found) -> list[Worker]:
@@ -337,7 +344,11 @@ def _idle_beside(queue: str, found: _Found) -> list[Worker]:
     away = {name for server in found.servers if server.away_since for name in server.queues}
     if queue in found.paused or queue in away or found.now - found.oldest[queue] < LONG_WAIT:
         return []
-    return [worker for worker in _listening(queue, found.alive) if worker.state == Worker.State.IDLE]
+    return _idle(_listening(queue, found.alive))
+
+
+def _idle(workers: Iterable[Worker]) -> list[Worker]:
+    return [worker for worker in workers if worker.state == Worker.State.IDLE]
 
 
 def _blocking(found: _Found) -> Level:
@@ -363,7 +374,7 @@ def _untaken(found: _Found) -> Iterator[Reason]:
         text = ngettext(
             "{count} job waits on {queue}, a queue that is not declared.",
             "{count} jobs wait on {queue}, a queue that is not declared.",
-            found.untaken[name],
+            found.waiting_on[name],
         )
         yield Reason(_told(text, name, found), "jobs", _waiting(name), _blocking(found))
     for name in found.untaken:
@@ -372,7 +383,7 @@ def _untaken(found: _Found) -> Iterator[Reason]:
         text = ngettext(
             "No live worker listens on {queue}, where {count} job waits.",
             "No live worker listens on {queue}, where {count} jobs wait.",
-            found.untaken[name],
+            found.waiting_on[name],
         )
         yield Reason(_told(text, name, found), "queues", level=_blocking(found))
 
@@ -440,13 +451,13 @@ def _paused(found: _Found) -> Iterator[Reason]:
             text = ngettext(
                 "{queue} is paused, and {count} job waits on it.",
                 "{queue} is paused, and {count} jobs wait on it.",
-                found.untaken[name],
+                found.waiting_on[name],
             )
             yield Reason(_told(text, name, found), "queues", level="ok")
 
 
 def _told(text: str, queue: str, found: _Found) -> str:
-    return text.format(queue=queue, count=capped(found.untaken[queue], MOST_TOLD))
+    return text.format(queue=queue, count=capped(found.waiting_on[queue], MOST_TOLD))
 
 
 def _waiting(queue: str) -> str:

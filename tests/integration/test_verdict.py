@@ -14,7 +14,7 @@ from django_jobs.models import FigureDelta, Job, Lease, Queue, Worker
 from django_jobs.models.counting import MOST_COUNTED
 from django_jobs.searching import parse
 from django_jobs.states import FINISHED, QUEUED, SCHEDULED, STARTED
-from tests.conftest import make_worker
+from tests.conftest import fresh, make_worker
 
 QUEUE = "file_processing"
 
@@ -89,6 +89,26 @@ def test_jobs_that_wait_where_no_worker_listens_are_stalled(maintainer, wait):
         "No live worker listens on file_processing, where 2 jobs wait."
     ]
     assert [(queue.name, queue.trouble, queue.waiting) for queue in now.queues] == [(QUEUE, "untaken", 2)]
+
+
+def test_a_queue_that_is_stuck_tells_how_many_wait_there_and_since_when(maintainer, wait):
+    listening(state=Worker.State.IDLE)
+    first = wait(400)
+    wait()
+    wait()
+
+    [queue] = verdict.examine().queues
+
+    assert (queue.name, queue.trouble, queue.waiting) == (QUEUE, "stuck", 3)
+    assert queue.since == fresh(first).queued_at
+
+
+def test_a_queue_that_nobody_declares_tells_since_when_jobs_wait_there(maintainer, wait):
+    first = wait(400, queue="nobodys")
+
+    [queue] = verdict.examine().queues
+
+    assert (queue.trouble, queue.waiting, queue.since) == ("undeclared", 1, fresh(first).queued_at)
 
 
 @pytest.mark.parametrize("values", [{"state": Worker.State.QUIET}, {"order": Worker.Order.QUIET}])
