@@ -64,8 +64,8 @@ def pages() -> dict[str, str]:
     group = ErrorGroup.objects.first()
     jobs = reverse("admin:django_jobs_job_changelist")
     told = {
-        "dashboard, an hour": reverse("admin:django_jobs_dashboard"),
-        "dashboard, 7 days": f"{reverse('admin:django_jobs_dashboard')}?range=7d",
+        "dashboard, an hour": reverse("admin:django_jobs_dashboard_changelist"),
+        "dashboard, 7 days": f"{reverse('admin:django_jobs_dashboard_changelist')}?range=7d",
         "the strip alone": reverse("admin:django_jobs_strip"),
         "jobs": jobs,
         "jobs, failed": f"{jobs}?q=status:{FAILED}",

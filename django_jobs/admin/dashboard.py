@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.safestring import SafeString
@@ -19,12 +20,12 @@ from django.utils.translation import gettext, gettext_lazy, ngettext
 from .. import figures, searching
 from ..engines import all_engines
 from ..figures import Figures
-from ..models import Census, Job, Worker
+from ..models import Census, Dashboard, Job, Worker
 from ..models.workers import MOST_COUNTED, MOST_WORKERS
 from ..states import FAILED
 from ..verdict import MOST_TOLD, capped, percentage, quoted
 from ..visibility import visible
-from .base import call_text, error_text, page
+from .base import LookOnly, call_text, error_text, page
 from .charts import Point, sparkline, throughput
 from .live import partial
 from .scales import count_text, duration_text
@@ -107,21 +108,33 @@ class Failure:
     at: datetime | None
 
 
-def dashboard_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
-    if not request.user.has_perm("django_jobs.view_job"):
-        raise PermissionDenied
-    region_url = reverse("admin:django_jobs_dashboard_region", current_app=site.name)
-    context = {
-        **_context(request, site),
-        "region_url": f"{region_url}?range={_range_name(request)}",
-    }
-    return page(request, site, "admin/django_jobs/dashboard.html", context, title=gettext("Dashboard"))
+@admin.register(Dashboard)
+class DashboardAdmin(LookOnly, admin.ModelAdmin):
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("", view(self.changelist_view), name="django_jobs_dashboard_changelist"),
+            path("region/", view(self.region_view, cacheable=True), name="django_jobs_dashboard_region"),
+        ]
 
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(request.user.has_perm("django_jobs.view_job"))
 
-def region_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
-    if not request.user.has_perm("django_jobs.view_job"):
-        raise PermissionDenied
-    return partial(request, "admin/django_jobs/_dashboard.html", _context(request, site))
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        region_url = reverse("admin:django_jobs_dashboard_region", current_app=self.admin_site.name)
+        context = {
+            **_context(request, self.admin_site),
+            "region_url": f"{region_url}?range={_range_name(request)}",
+        }
+        title = gettext("Dashboard")
+        return page(request, self.admin_site, "admin/django_jobs/dashboard.html", context, title=title)
+
+    def region_view(self, request: HttpRequest) -> HttpResponseBase:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return partial(request, "admin/django_jobs/_dashboard.html", _context(request, self.admin_site))
 
 
 def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     censuses = figures.censuses(now - _HOUR + _MINUTE, now)
     state = strip(request, site)
     name = _range_name(request)
-    url = reverse("admin:django_jobs_dashboard", current_app=site.name)
+    url = reverse("admin:django_jobs_dashboard_changelist", current_app=site.name)
     return {
         "strip": state,
         "is_empty": not Job.objects.exists(),
@@ -252,8 +265,8 @@ def _queues(
     troubled = state.verdict.queues[:MOST_LISTED]
     if not troubled:
         return
-    end = hour[-1].start + _MINUTE
-    courses = figures.series_by_queue("minute", hour[0].start, end, [each.name for each in troubled])
+    names = [each.name for each in troubled]
+    courses = figures.series_by_queue("minute", hour[0].start, hour[-1].start, names)
     for each in troubled:
         yield {
             "name": each.name,

@@ -36,7 +36,7 @@ class Place:
 
 
 PLACES = {
-    "dashboard": Place("django_jobs_dashboard", gettext_lazy("Dashboard"), "view_job", "d"),
+    "dashboard": Place("django_jobs_dashboard_changelist", gettext_lazy("Dashboard"), "view_job", "d"),
     "jobs": Place("django_jobs_job_changelist", gettext_lazy("Jobs"), "view_job", "j"),
     "errors": Place("django_jobs_errorgroup_changelist", gettext_lazy("Errors"), "view_errorgroup", "e"),
     "queues": Place("django_jobs_queues", gettext_lazy("Queues"), "view_queue", "q"),
@@ -79,6 +79,7 @@ def frame(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     return {
         "app_name": apps.get_app_config("django_jobs").verbose_name,
         "navigation": list(navigation(request, site)),
+        "is_answer": request.method == "POST",
         "refreshes": list(_refreshes(request)),
         "refresh_seconds": refresh_seconds(request),
         "shortcuts": shortcuts(request),

@@ -7,7 +7,7 @@ from django.contrib.admin import AdminSite
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 
-from . import dashboard, enqueue, queues, strip, workers
+from . import enqueue, queues, strip, workers
 
 
 def extra_urls(site: AdminSite) -> list[URLPattern]:
@@ -21,8 +21,6 @@ def extra_urls(site: AdminSite) -> list[URLPattern]:
         return site.admin_view(partial(view, site=site), cacheable=True)
 
     return [
-        path("dashboard/", page(dashboard.dashboard_view), name="django_jobs_dashboard"),
-        path("dashboard/region/", region(dashboard.region_view), name="django_jobs_dashboard_region"),
         path("queues/", page(queues.queues_view), name="django_jobs_queues"),
         path("queues/region/", region(queues.queues_region), name="django_jobs_queues_region"),
         path("queues/of/<str:name>/", page(queues.queue_view), name="django_jobs_queue"),

@@ -673,6 +673,19 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="Dashboard",
+            fields=[],
+            options={
+                "verbose_name": "dashboard",
+                "verbose_name_plural": "Dashboard",
+                "proxy": True,
+                "default_permissions": (),
+                "indexes": [],
+                "constraints": [],
+            },
+            bases=("django_jobs.rollup",),
+        ),
+        migrations.CreateModel(
             name="Worker",
             fields=[
                 (

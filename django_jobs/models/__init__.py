@@ -1,7 +1,7 @@
 """The rows of django_jobs. One file a noun's family: jobs and what happened to them; what runs them."""
 
 from .errors import ErrorCount, ErrorGroup
-from .figures import Census, FigureDelta, Rollup
+from .figures import Census, Dashboard, FigureDelta, Rollup
 from .history import Attempt, JobEvent
 from .jobs import Job, get_job, new_job
 from .operations import Operation
@@ -12,6 +12,7 @@ from .workers import Installation, Lease, Queue, QueueEvent, Worker
 __all__ = [
     "Attempt",
     "Census",
+    "Dashboard",
     "ErrorCount",
     "ErrorGroup",
     "FigureDelta",

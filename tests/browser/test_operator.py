@@ -157,7 +157,7 @@ def state(page: Page, word: str) -> Locator:
 
 
 def test_the_dashboard_shows_a_job_move_without_being_reloaded(site, visit):
-    page = visit(f"{reverse('admin:django_jobs_dashboard')}?refresh=2")
+    page = visit(f"{reverse('admin:django_jobs_dashboard_changelist')}?refresh=2")
     with stays(page):
         job = tasks.tell.enqueue(str(site.folder / "told"))
         expect(figure(page, "Running", "1")).to_be_visible(timeout=LONG)
@@ -260,15 +260,14 @@ def shown(site: Site) -> dict[str, str]:
     operation = operations.start(Operation.Verb.REQUEUE, "status:failed task:nobody.knows")
     worker = Worker.objects.latest("id")
     urls = {
-        "app_index": reverse("admin:app_list", args=["django_jobs"]),
         "job_not_found": f"{LIST}?q=4711",
         "job_misunderstood": f"{LIST}?q=status%3Alost",
         "job_finished": url_of(finished),
         "job_failed": url_of(failed),
     }
-    plain = ["job_changelist", "attempt_changelist", "errorgroup_changelist", "operation_changelist"]
+    lists = [f"{model}_changelist" for model in ("dashboard", "job", "attempt", "errorgroup", "operation")]
     pages: dict[str, list[Any]] = {
-        **{name: [] for name in (*plain, "dashboard", "queues", "workers", "enqueue")},
+        **{name: [] for name in (*lists, "queues", "workers", "enqueue")},
         **{name: ["vectorization"] for name in ("queue", "queue_empty", "queue_move")},
         **{name: [group.pk] for name in ("errorgroup_change", "error_requeue")},
         "job_edit": [failed.pk],
@@ -283,7 +282,7 @@ def shown(site: Site) -> dict[str, str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("app_index", "dashboard", "job_changelist", "job_not_found", "job_misunderstood", "job_finished"),
+        *("dashboard_changelist", "job_changelist", "job_not_found", "job_misunderstood", "job_finished"),
         *("job_failed", "job_edit", "attempt_changelist", "attempt_change", "errorgroup_changelist"),
         *("errorgroup_change", "error_requeue", "queues", "queue", "queue_empty", "queue_move", "workers"),
         *("worker_stop", "operation_changelist", "operation_change", "enqueue", "enqueue_task"),

@@ -224,7 +224,7 @@ def test_an_order_that_is_given_all_the_same_is_refused_with_the_reason(client_w
 
 
 def test_the_dashboard_tells_what_its_figures_are_without(client_who_may):
-    page = client_who_may("view_job").get(url("dashboard")).text
+    page = client_who_may("view_job").get(url("dashboard_changelist")).text
 
     assert f"{NO_PLAIN_JOBS} These figures are without them." in page
 
@@ -265,7 +265,7 @@ def test_a_job_that_is_to_go_first_all_the_same_is_refused_and_not_enqueued_othe
 # The language of the reader
 
 
-@pytest.mark.parametrize("name", ["dashboard", "queues", "workers"])
+@pytest.mark.parametrize("name", ["dashboard_changelist", "queues", "workers"])
 def test_reasons_are_told_in_the_language_of_the_reader(admin_client, letters, name):
     letters(status=STARTED)
 

@@ -18,7 +18,7 @@ from tests.conftest import make_worker
 from tests.policy import violations
 
 DASHBOARD, REGION, STRIP = (
-    f"admin:django_jobs_{name}" for name in ("dashboard", "dashboard_region", "strip")
+    f"admin:django_jobs_{name}" for name in ("dashboard_changelist", "dashboard_region", "strip")
 )
 MINUTE = timedelta(minutes=1)
 HOSTILE = """<script>alert(1)</script>"'&{0}%s"""
@@ -135,12 +135,17 @@ def test_a_jobs_page_stands_in_the_frame(client_who_may, job_factory):
     assert 'id="jobs-strip"' in page
 
 
-def test_the_index_of_the_app_leads_to_the_dashboard(client_who_may):
-    client = client_who_may("view_job")
+def test_the_front_page_of_the_admin_leads_to_the_dashboard(client_who_may):
+    page = client_who_may("view_job").get(reverse("admin:index")).text
 
-    page = client.get(reverse("admin:app_list", args=["django_jobs"])).text
+    assert f'href="{reverse(DASHBOARD)}"' in page
 
-    assert reverse(DASHBOARD) in page
+
+def test_the_front_page_leads_nobody_to_the_dashboard_who_may_not_see_jobs(client_who_may):
+    page = client_who_may("view_operation").get(reverse("admin:index")).text
+
+    assert reverse("admin:django_jobs_operation_changelist") in page
+    assert reverse(DASHBOARD) not in page
 
 
 def test_the_navigation_shows_where_one_may_go_and_where_one_is(client_who_may):
@@ -282,13 +287,27 @@ def test_a_line_leads_from_each_census_to_what_is_now(client_who_may, job_factor
     assert told["Workers"] == "lowest 0, highest 1, last 1"
 
 
+def test_the_course_of_a_queue_leaves_out_the_minute_that_has_just_begun(
+    client_who_may, job_factory, monkeypatch
+):
+    client, now = client_who_may("view_job"), timezone.now().replace(second=30)
+    minute = figures.start_of("minute", now)
+    Rollup.objects.create(period="minute", start=minute - MINUTE, queue="file_processing", finished=5)
+    job_factory()
+    monkeypatch.setattr(timezone, "now", lambda: now)  # No minute may end meanwhile.
+
+    [queue] = see(client, DASHBOARD).context["queues"]
+
+    assert "highest 5, last 5" in queue["course"]
+
+
 def test_any_site_that_shows_jobs_has_these_pages():
     site = admin.AdminSite(name="ops")
     site.register(Job, type(admin.site.get_model_admin(Job)))
 
     names = {pattern.name for pattern in site.get_model_admin(Job).get_urls()}
 
-    assert {"django_jobs_dashboard", "django_jobs_dashboard_region", "django_jobs_strip"} <= names
+    assert {"django_jobs_queues", "django_jobs_workers", "django_jobs_strip"} <= names
 
 
 def test_the_dashboard_costs_the_same_number_of_queries_for_many_jobs(

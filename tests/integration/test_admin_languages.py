@@ -20,7 +20,14 @@ HEADINGS = {
     "zh-hans": {"仪表盘", "作业", "队列", "工作进程"},
     "zh-hant": {"儀表板", "工作", "佇列", "工作程序"},
 }
-PAGES = ["dashboard", "job_changelist", "queues", "workers", "errorgroup_changelist", "operation_changelist"]
+PAGES = [
+    "dashboard_changelist",
+    "job_changelist",
+    "queues",
+    "workers",
+    "errorgroup_changelist",
+    "operation_changelist",
+]
 
 pytestmark = pytest.mark.usefixtures("valkey")
 

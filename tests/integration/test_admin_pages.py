@@ -34,7 +34,8 @@ PERMISSIONS = {
 """Which permissions each page takes."""
 NAMES = [*PERMISSIONS]
 PARTS = {
-    **{name: {"view_job"} for name in ("dashboard", "dashboard_region", "job_changelist", "job_rows")},
+    **{name: {"view_job"} for name in ("dashboard_changelist", "dashboard_region")},
+    **{name: {"view_job"} for name in ("job_changelist", "job_rows")},
     **{name: {"view_job"} for name in ("job_change", "job_head", "job_past")},
     "job_edit": {"view_job", "view_job_arguments", "edit_job_arguments", "requeue_job"},
     "errors_region": {"view_errorgroup"},
