@@ -19,7 +19,8 @@ PAGE = """<!doctype html><html lang="en"><head><title>Jobs</title><link rel="ico
    data-jobs-reconnecting="Reconnecting… last updated {{ago}}" data-jobs-signed-out="You are signed out.">
 </p>
 <input data-jobs-search aria-label="Search"> <a href="/workers" data-jobs-go="w">Workers</a>
-<div id="jobs-region" data-jobs-live="/region" data-jobs-interval="{interval}">{region}</div>
+<form><div id="jobs-region" data-jobs-live="/region" data-jobs-interval="{interval}">{region}</div>
+<label data-jobs-tick-all hidden><input type="checkbox">All</label></form>
 <section><pre>add.enqueue(1, 2)</pre><button hidden data-jobs-copy="Copied">Copy</button></section>
 <dialog class="jobs-help" data-jobs-help><form method="dialog"><button>Close</button></form></dialog>
 </body></html>"""
@@ -211,6 +212,32 @@ def test_a_ticked_box_stays_with_its_row(site, open_page):
 
     expect(page.locator("input[value=b]")).to_be_checked()
     assert page.locator("input:checked").count() == 1
+
+
+def test_one_box_ticks_all_rows_and_tells_whether_all_are_ticked(site, open_page):
+    page = open_page(site.url)
+    every = page.get_by_label("All")
+    ticked = page.locator("tbody input:checked")
+
+    every.check()
+    expect(ticked).to_have_count(2)
+    page.locator("input[value=a]").uncheck()
+    expect(every).not_to_be_checked()
+    expect(every).to_have_js_property("indeterminate", True)
+    page.locator("input[value=a]").check()
+    expect(every).to_be_checked()
+    every.uncheck()
+    expect(ticked).to_have_count(0)
+
+
+def test_rows_that_come_later_are_not_taken_for_ticked(site, open_page):
+    page = open_page(site.url)
+    page.get_by_label("All").check()
+
+    show(site, page, row("a", "one"), row("b", "one"), row("z", "new"))
+
+    expect(page.locator("input[value=z]")).not_to_be_checked()
+    expect(page.get_by_label("All")).not_to_be_checked()
 
 
 def test_a_tick_does_not_pass_to_another_row_that_has_no_key(site, open_page):

@@ -7,6 +7,7 @@
       data-jobs-reconnecting="Reconnecting… last updated {ago}" data-jobs-signed-out="…">
    <time datetime="…" data-jobs-ago>
    <button hidden data-jobs-copy="Copied">  copies the <pre> of its section, and says so
+   <label data-jobs-tick-all hidden><input type="checkbox">…</label> in a form with rows to tick
    data-jobs-key="…" on rows, data-jobs-go="d" on links, data-jobs-search, data-jobs-help on a dialog,
    data-jobs-shortcuts="off" anywhere. */
 
@@ -61,6 +62,7 @@ async function refresh(region) {
       wanted.innerHTML = html;
       // What was held back is asked for again, so the next answer must not be "unchanged".
       state.etag = fit(region, wanted.content) ? answer.headers.get("ETag") : "";
+      all("[data-jobs-tick-all]").forEach(tellTicks);
     }
     skew = Date.parse(answer.headers.get("Date")) - Date.now() || skew;
     state.at = now();
@@ -175,6 +177,25 @@ function isSame(old, node) {
 function keyOf(node) {
   if (node.nodeType !== Node.ELEMENT_NODE) return "";
   return node.dataset.jobsKey || node.id || (node.nodeName === "INPUT" ? `${node.name}=${node.defaultValue}` : "");
+}
+
+// One box that ticks all rows of its form, and tells whether all of them, or some, are ticked.
+const rowBoxes = (label) => [...label.closest("form").querySelectorAll("tbody input[type=checkbox]")];
+
+function tellTicks(label) {
+  const [box, boxes] = [label.querySelector("input"), rowBoxes(label)];
+  const ticked = boxes.filter((each) => each.checked).length;
+  box.checked = ticked > 0 && ticked === boxes.length;
+  box.indeterminate = ticked > 0 && !box.checked;
+}
+
+for (const label of all("[data-jobs-tick-all]")) {
+  label.hidden = false;
+  tellTicks(label);
+  label.closest("form").addEventListener("change", ({ target }) => {
+    if (label.contains(target)) rowBoxes(label).forEach((each) => { each.checked = target.checked; });
+    tellTicks(label);
+  });
 }
 
 // Keys. Rows are walked by focusing their link, so that Enter opens it, and Tab goes on from there.
