@@ -176,6 +176,7 @@ class ActsOnJobs:
             "unnamed": max(0, len(listed) - MOST_NAMED),
             "unfit": len(listed) - len(possible),
             "unstopped": _unstopped(asked.verb, {job.engine for job in listed if lack_to_stop(job)}),
+            "is_in_vain": bool(listed) and not possible,
         }
 
     def _told_of_all(self, request: HttpRequest, asked: Asked, search: Search) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
@@ -12,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..models import Job
 from ..states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
+from ..verdict import PATIENCE
 from .scales import moment_text
 
 WORDS: dict[str, Any] = {
@@ -96,8 +98,12 @@ def _sentence(job: Job) -> str:
         return said.format(engine=job.engine, id=job.observed_id)
     if job.status == SCHEDULED and job.scheduled_for:
         return gettext("Due at {time}.").format(time=precise_text(job.scheduled_for))
-    if job.status == QUEUED and job.delivered_at is None:
-        return gettext("Not delivered to the engine yet.")
+    if job.status == QUEUED:
+        if job.delivered_at is not None:
+            return gettext("Waits for a worker.")
+        if job.queued_at is None or timezone.now() - job.queued_at < PATIENCE:
+            return gettext("It is being delivered.")
+        return gettext("Not delivered to the engine, though it has waited for a while.")
     if job.status == DEFERRED:
         return gettext("Waits for other jobs or a limit.")
     return ""

@@ -117,7 +117,9 @@ def call_text(job: Job, parameters: Parameters = registry.parameters) -> str:
 
 
 def error_text(row: Job | Attempt) -> str:
-    return f"{row.error_type}: {redact_text(row.error_message)}" if row.error_type else NOTHING
+    if not row.error_type:
+        return NOTHING
+    return f"{row.error_type}: {redact_text(row.error_message)}" if row.error_message else row.error_type
 
 
 def moment(field: str, heading: Any, *, precise: bool = True) -> Callable[[Any, Any], str]:

@@ -68,10 +68,13 @@ def confirm(
     lines: Sequence[str],
     button: str,
     back: str,
+    trail: Sequence[tuple[Any, str]],
     form: forms.Form | None = None,
+    is_harsh: bool = True,
 ) -> HttpResponseBase:
-    """Ask once more: the page's button posts to the same URL."""
-    context = {"lines": lines, "button": button, "back": back, "form": form}
+    """Ask once more: the page's button posts to the same URL. `trail` are the pages that lead there."""
+    context: dict[str, Any] = {"lines": lines, "button": button, "back": back, "form": form}
+    context |= {"trail": trail, "is_harsh": is_harsh}
     return page(request, site, "admin/django_jobs/confirm.html", context, title=question)
 
 

@@ -116,14 +116,14 @@ def throughput(points: Sequence[Point], *, bucket: timedelta, now: datetime, log
         _wait_lines(points, wait_axis, bucket, percent, is_partial) if wait_axis else "",
         _time_texts(points, bucket, percent),
     )
-    legend = [
-        ("finished", gettext("Finished")),
-        ("failed", gettext("Failed")),
-        ("p50", gettext("Wait, median (right)")),
-        ("p95", gettext("Wait, 95th percentile (right)")),
+    names = [
+        ("finished", gettext("Finished"), any(point.finished for point in points)),
+        ("failed", gettext("Failed"), any(point.failed for point in points)),
+        ("p50", gettext("Wait, median (right)"), bool(waits)),
+        ("p95", gettext("Wait, 95th percentile (right)"), bool(waits)),
     ]
-    headings = [gettext("Time"), *(text for _, text in legend)]
-    return _figure(svg, legend if waits else legend[:2], headings, texts)
+    headings = [gettext("Time"), *(text for _, text, _ in names)]
+    return _figure(svg, [(name, text) for name, text, is_drawn in names if is_drawn], headings, texts)
 
 
 def timeline(segments: Sequence[Segment], now: datetime) -> SafeString:

@@ -120,8 +120,7 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             "region_url": url(self.admin_site, "error_region", group.pk),
             "periods": [(name, label) for name, (label, _length) in PERIODS.items()],
         }
-        title = Truncator(f"{group.error_type}: {redact_text(group.message)}").chars(100)
-        return self.page(request, "admin/django_jobs/error.html", context, title=title)
+        return self.page(request, "admin/django_jobs/error.html", context, title=_title(group))
 
     def group_region(self, request: HttpRequest, key: str) -> HttpResponseBase:
         self._check_view(request)
@@ -156,12 +155,23 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
                 count,
             )
             lines = [
+                _title(group),
                 told.format(count=capped(count)),
                 gettext("This goes on in the background, and can be aborted."),
             ]
-            question = gettext("Requeue all that failed so?")
-            button = gettext("Requeue them")
-            return confirm(request, self.admin_site, question=question, lines=lines, button=button, back=back)
+            return confirm(
+                request,
+                self.admin_site,
+                question=gettext("Requeue the failed jobs of this error?"),
+                lines=lines,
+                button=gettext("Requeue them"),
+                back=back,
+                trail=[
+                    (gettext("Errors"), url(self.admin_site, "errorgroup_changelist")),
+                    (group.error_type, back),
+                ],
+                is_harsh=False,
+            )
         begun: list[Operation] = []
 
         def start() -> str:
@@ -297,6 +307,12 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             "badge": standing(job).badge,
             "at": passing(job.finished_at) if job.finished_at else "",
         }
+
+
+def _title(group: ErrorGroup) -> str:
+    message = redact_text(group.message)
+    told = f"{group.error_type}: {message}" if message else group.error_type
+    return Truncator(told).chars(100)
 
 
 def _of_state(state: str) -> QuerySet[ErrorGroup]:

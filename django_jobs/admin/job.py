@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponseNotAllowed, HttpRespon
 from django.http.response import HttpResponseBase
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.html import format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
@@ -97,7 +98,8 @@ class Shown:
     @property
     def size(self) -> str:
         count = len(self.text)
-        return ngettext("%(count)d character", "%(count)d characters", count) % {"count": count}
+        said = ngettext("{count} character", "{count} characters", count)
+        return said.format(count=number_format(count, force_grouping=True))
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,6 @@ class ShowsJob(ActsOnJobs):
             "meta": Shown("meta", pretty_json(masked("meta", job.meta))) if values and job.meta else None,
             "code": job_code(job) if values and not job.observed_id else "",
             "related": list(self._related(request, job)),
-            "group_url": self._group_url(request, job),
             "columns": list(_columns(job, values)),
             "act_url": self.own_url("act"),
             "head_url": self.own_url("head", job.pk),
@@ -242,6 +243,7 @@ class ShowsJob(ActsOnJobs):
             "timeline": timeline(segments(job, newest[::-1], timezone.now()), timezone.now()),
             "facts": list(self._facts(request, job)),
             "error": error_text(job) if job.error_type else "",
+            "group_url": self._group_url(request, job),
             "verbs": [verb for verb in possible if not verb.lack(job)],
             "lacking": [(verb, lack) for verb in possible if (lack := verb.lack(job))],
             "edit_url": self.own_url("edit", job.pk) if is_editable else "",

@@ -63,6 +63,8 @@ class Row:
     url: str
     standing: Standing
     note: str
+    error: str
+    """The class of its error, without its module."""
     progress: SafeString | str
     queue: str
     queue_url: str
@@ -201,6 +203,7 @@ class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
                 url=job_url.replace(str(any_id), str(job.pk)),
                 standing=told,
                 note=gettext("observed only") if job.observed_id else "",
+                error="" if job.is_interrupted else job.error_type.rpartition(".")[2],
                 progress=meter(job.progress, gettext("Progress of {job}").format(job=job.pk))
                 if is_moving
                 else "",

@@ -14,7 +14,7 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.safestring import SafeString
-from django.utils.text import capfirst
+from django.utils.text import Truncator, capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -241,6 +241,8 @@ def _note(operation: Operation) -> str:
         return gettext("ends after the jobs in hand")
     if operation.state == Operation.State.WAITING:
         return gettext("the maintainer begins within seconds")
+    if operation.state == Operation.State.FAILED:
+        return Truncator(redact_text(operation.error)).chars(120)
     return ""
 
 

@@ -150,7 +150,9 @@ def empty_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponse
         lines = [said.format(count=capped(count), queue=name)]
         lines.append(gettext("What runs goes on, and what is scheduled stays."))
         question = gettext("Empty the queue {queue}?").format(queue=name)
-        return confirm(request, site, question=question, lines=lines, button=gettext("Empty it"), back=back)
+        button = gettext("Empty it")
+        trail = _trail(site, name)
+        return confirm(request, site, question=question, lines=lines, button=button, back=back, trail=trail)
     if count > MOST_EMPTIED:
         return _started(request, site, Operation.Verb.CANCEL, _search(name, status="queued"), back)
 
@@ -182,7 +184,10 @@ def move_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseB
     lines.append(gettext("This goes on in the background, and can be aborted. What runs goes on here."))
     question = gettext("Move the waiting jobs of {queue}?").format(queue=name)
     button = gettext("Move them")
-    return confirm(request, site, question=question, lines=lines, button=button, back=back, form=form)
+    trail = _trail(site, name)
+    return confirm(
+        *(request, site), question=question, lines=lines, button=button, back=back, trail=trail, form=form
+    )
 
 
 class MoveForm(forms.Form):
@@ -238,7 +243,7 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
         "looked_at": len(newest),
         "may_see_jobs": request.user.has_perm("django_jobs.view_job"),
         "jobs": [_job(request, site, job) for job in newest[:MOST_NEWEST]],
-        "jobs_url": _jobs_url(request, site, name),
+        "jobs_url": strip.jobs_url(_search(name), request, site),
         "events": [
             {"what": EVENTS.get(event.kind, event.kind), "at": passing(event.at), "event": event}
             for event in monitor.queue_events(name)
@@ -292,8 +297,8 @@ def _row(
         drain=drain,
         drain_note=drain_note,
         ended=number_format(ended, force_grouping=True),
-        spark=sparkline([each.ended for each in hour], told),
-        jobs_url=_jobs_url(request, site, queue.name),
+        spark=sparkline([each.ended for each in hour[:-1]], told),  # The present minute has just begun.
+        jobs_url=strip.jobs_url(_search(queue.name, status="queued"), request, site),
         pause_url=url(site, "queue_pause", quote(queue.name)),
         resume_url=url(site, "queue_resume", quote(queue.name)),
     )
@@ -303,7 +308,7 @@ def _state(queue: QueueFigures) -> SafeString:
     if queue.paused:
         return badge("paused", gettext("paused"))
     if queue.error:
-        return badge("warning", gettext("in trouble"))
+        return badge("warning", gettext("in trouble") if queue.server else gettext("not declared"))
     if not queue.workers:
         return badge("warning", gettext("nobody listens"))
     if queue.started or queue.queued:
@@ -324,6 +329,8 @@ def _drain(queue: QueueFigures, hour: Sequence[Figures]) -> tuple[str, str]:
         ), ""
     if queue.paused:
         return gettext("unknown"), gettext("it is paused")
+    if not queue.server:
+        return gettext("unknown"), gettext("it is not declared")
     if not queue.slots:
         return gettext("unknown"), gettext("nobody listens")
     return gettext("unknown"), gettext("nothing has run in the last hour")
@@ -376,10 +383,6 @@ def _job(request: HttpRequest, site: AdminSite, job: Job) -> dict[str, Any]:
     }
 
 
-def _jobs_url(request: HttpRequest, site: AdminSite, name: str) -> str:
-    return strip.jobs_url(_search(name), request, site)
-
-
 def _search(name: str, **qualifiers: str) -> str:
     return searching.replaced("", {"queue": name, **qualifiers})
 
@@ -403,6 +406,10 @@ def _started(
     if not done(request, start):
         return HttpResponseRedirect(back)
     return HttpResponseRedirect(url(site, "operation_change", begun[0].pk))
+
+
+def _trail(site: AdminSite, name: str) -> list[tuple[Any, str]]:
+    return [(gettext("Queues"), url(site, "queues")), (name, url(site, "queue", quote(name)))]
 
 
 def _back(request: HttpRequest, site: AdminSite, name: str) -> str:

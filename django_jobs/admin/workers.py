@@ -123,7 +123,8 @@ def stop_view(request: HttpRequest, site: AdminSite, worker_id: UUID) -> HttpRes
     lines.append(gettext("Whether it is started again is up to whatever started it."))
     question = gettext("Stop the worker {worker}?").format(worker=worker.name)
     button, back = gettext("Stop it"), url(site, "workers")
-    return confirm(request, site, question=question, lines=lines, button=button, back=back)
+    trail = [(gettext("Workers"), back)]
+    return confirm(request, site, question=question, lines=lines, button=button, back=back, trail=trail)
 
 
 def stop_job_view(request: HttpRequest, site: AdminSite, job_id: UUID) -> HttpResponseBase:
@@ -146,7 +147,8 @@ def stop_job_view(request: HttpRequest, site: AdminSite, job_id: UUID) -> HttpRe
         gettext("What it has done outside its transaction stays done."),
     ]
     question = gettext("Stop {call}?").format(call=call)
-    return confirm(request, site, question=question, lines=lines, button=gettext("Stop it"), back=back)
+    button, trail = gettext("Stop it"), [(gettext("Workers"), back)]
+    return confirm(request, site, question=question, lines=lines, button=button, back=back, trail=trail)
 
 
 def _ask(

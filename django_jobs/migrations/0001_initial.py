@@ -29,6 +29,9 @@ class Migration(migrations.Migration):
                 ("waiting", models.PositiveIntegerField()),
                 ("workers", models.PositiveIntegerField()),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="FigureDelta",

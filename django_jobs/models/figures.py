@@ -101,6 +101,9 @@ class Census(models.Model):
 
     objects = PrimaryManager()
 
+    class Meta:
+        default_permissions = ()
+
     def __str__(self) -> str:
         return f"{self.start:%Y-%m-%d %H:%M} {self.running} {self.waiting} {self.workers}"
 

@@ -311,6 +311,8 @@ def test_requeueing_a_group_states_the_number_first_and_goes_on_in_the_backgroun
     answer = client.post(reverse("admin:django_jobs_error_requeue", args=[mine.pk]))
 
     assert "3 failed jobs of this group will be requeued." in asked.text
+    assert f"{mine.error_type}: {mine.message}" in asked.text
+    assert reverse("admin:django_jobs_errorgroup_change", args=[mine.pk]) in asked.text.split("<h1>")[0]
     operation = Operation.objects.get()
     assert operation.search == f"status:failed fingerprint:{mine.pk}"
     assert operation.verb == Operation.Verb.REQUEUE

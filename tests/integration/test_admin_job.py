@@ -169,6 +169,41 @@ def test_a_failure_leads_to_those_of_its_kind(client_who_may, job_factory):
     assert f"?q=fingerprint%3A{'f' * 32}" in shown(client, job)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "is_delivered", "told"),
+    [
+        (1, False, "It is being delivered."),
+        (60, False, "Not delivered to the engine, though it has waited for a while."),
+        (60, True, "Waits for a worker."),
+    ],
+)
+def test_a_job_that_waits_says_what_for(client_who_may, job_factory, seconds, is_delivered, told):
+    since = timezone.now() - timedelta(seconds=seconds)
+    job = job_factory(queued_at=since, delivered_at=since if is_delivered else None)
+
+    assert told in shown(client_who_may("view_job"), job)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (QUEUED, "It has not ended yet."),
+        (FAILED, "It has none: it did not finish."),
+        (FINISHED, "It returned nothing, or nothing is kept."),
+    ],
+)
+def test_why_there_is_no_result_is_told(client_who_may, job_factory, status, told):
+    page = shown(client_who_may("view_job", "view_job_arguments"), job_factory(status=status))
+
+    assert told in page
+
+
+def test_an_error_without_a_message_is_its_type_alone(client_who_may, job_factory):
+    page = shown(client_who_may("view_job"), job_factory(status=FAILED, error_type="WorkerLost"))
+
+    assert ">WorkerLost<" in page
+
+
 def test_events_tell_who_did_what(client_who_may, job_factory):
     client = client_who_may(*EVERYTHING)
     job = job_factory()
@@ -309,7 +344,7 @@ def test_long_values_are_folded(client_who_may, job_factory):
     client = client_who_may(*EVERYTHING)
     job = job_factory(args=["x" * 5000])
 
-    assert re.search(r"<summary>5002 characters</summary>", shown(client, job))
+    assert re.search(r"<summary>5,002 characters</summary>", shown(client, job))
 
 
 def test_the_code_calls_the_task_as_it_was_called(client_who_may, job_factory):

@@ -88,6 +88,22 @@ def test_list_shows_the_call_and_how_far_it_is(client_who_may, job_factory):
     assert "w1" in page
 
 
+def test_list_tells_what_kind_of_error_a_job_failed_with(client_who_may, job_factory):
+    job_factory(status=FAILED, error_type="shop.errors.NoStock", error_message="none left")
+
+    assert ">NoStock<" in client_who_may("view_job").get(reverse(JOBS)).text
+
+
+def test_nothing_is_offered_for_a_list_of_nothing(client_who_may, job_factory):
+    client = client_who_may(*EVERYTHING)
+    job_factory()
+
+    found, none = (client.get(reverse(JOBS), {"q": f"status:{status}"}).text for status in (QUEUED, FAILED))
+
+    assert 'name="verb"' in found
+    assert 'name="verb"' not in none
+
+
 def test_list_of_no_jobs_is_a_page(client_who_may):
     client = client_who_may("view_job")
 
@@ -416,6 +432,27 @@ def test_jobs_in_no_state_for_it_are_left_alone_and_told(client_who_may, job_fac
     assert fresh(failed).status == QUEUED
     assert "1 job requeued." in page
     assert "1 left alone: is started." in page
+
+
+def test_where_no_ticked_job_is_in_a_state_for_it_nothing_is_asked(client_who_may, job_factory):
+    jobs = [job_factory(status=FINISHED), job_factory(status=FAILED)]
+
+    page = act(client_who_may(*EVERYTHING), "mark_failed", *jobs).text
+
+    assert "None of the 2 is in a state for it" in page
+    assert 'name="reason"' not in page
+    assert "Yes, do it" not in page
+
+
+def test_a_question_offers_no_choice_that_would_lose_it(client_who_may, job_factory):
+    client = client_who_may(*EVERYTHING)
+
+    page = act(client, "delete", job_factory()).text
+
+    assert "Yes, do it" in page
+    assert "refresh=" in client.get(reverse(JOBS)).text
+    assert "refresh=" not in page
+    assert "shortcuts=" not in page
 
 
 def test_a_reason_is_kept_with_a_job_that_is_marked_as_failed(client_who_may, job_factory):

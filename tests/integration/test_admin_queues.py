@@ -96,7 +96,24 @@ def test_a_queue_that_nobody_declares_is_shown_with_what_is_wrong(client_who_may
     page = client.get(reverse(QUEUES)).text
 
     assert "Jobs wait on the queue &lt;b&gt;lost, which" in page
-    assert client.get(url("queue", "<b>lost")).status_code == 200
+    assert "not declared" in row(client, "<b>lost").state
+    assert "it is not declared" in client.get(url("queue", "<b>lost")).text
+
+
+def test_the_number_of_queued_jobs_leads_to_these_alone(client_who_may, job_factory):
+    job_factory()
+
+    shown = row(client_who_may("view_queue", "view_job"))
+
+    assert "status%3Aqueued" in shown.jobs_url
+
+
+def test_the_course_of_a_queue_leaves_out_the_minute_that_has_just_begun(client_who_may, monkeypatch):
+    client, now = client_who_may("view_queue"), timezone.now().replace(second=30)
+    ran(count=7, at=now - timedelta(minutes=1))
+    monkeypatch.setattr(timezone, "now", lambda: now)  # No minute may end meanwhile.
+
+    assert "last 7" in row(client).spark
 
 
 def test_a_queue_whose_server_is_away_says_so_and_tells_no_number_of_undelivered_jobs(

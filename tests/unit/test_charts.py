@@ -124,6 +124,18 @@ def test_without_known_waits_there_is_neither_line_nor_axis_for_them():
     assert not having(root, "jobs-legend-p50")
 
 
+def test_the_legend_names_what_is_drawn_alone():
+    root = drawn(throughput(minutes((0, 1), waits=(None, None)), bucket=MINUTE, now=NOON + MINUTE))
+
+    assert [item.text for item in root.iter("li")] == ["Failed"]
+
+
+def test_a_sparkline_tells_its_values_as_it_is_told_to():
+    [told] = drawn(sparkline([0.2, 60], "Wait", duration_text)).iter("desc")
+
+    assert told.text == "lowest 200 ms, highest 1 min, last 1 min"
+
+
 def test_times_are_local_and_numbers_in_a_drawing_are_not():
     with timezone.override("Asia/Tokyo"), translation.override("de"):
         svg = throughput(minutes((3, 1), (2, 0), (1, 0)), bucket=MINUTE, now=NOON + 9 * MINUTE)
