@@ -293,10 +293,11 @@ class Settings:
     """
 
     REDACT_AT_WRITE = Setting[bool](False, "True or False", lambda value: isinstance(value, bool))
-    """Whether logs, tracebacks, error and progress messages are masked before they go into the database.
+    """Whether logs, tracebacks, progress messages and traces are masked before they go into the database.
     Defaults to False: they are masked where they are shown.
 
-    Arguments and results are stored as they are: jobs and code read them.
+    The messages of errors are masked in any case, as searches look in them. Arguments and results are stored
+    as they are: jobs and code read them.
     """
 
     READ_ONLY = Setting[bool](False, "True or False", lambda value: isinstance(value, bool))

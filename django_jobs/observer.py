@@ -25,9 +25,8 @@ from .models import Attempt, Job, Worker
 from .models.figures import add_attempt
 from .models.tallies import tally
 from .models.workers import installation_id
-from .redaction import redact_at_write
 from .states import CANCELED, FINISHED, QUEUED, STARTED, TERMINAL
-from .values import TRACEBACK_LIMIT, clean_text, short
+from .values import TRACEBACK_LIMIT, error_message, kept
 
 BATCH = 500
 """How many unfinished rows of each queue a pass looks after; the next pass goes on behind them."""
@@ -381,8 +380,8 @@ def _error(error: tuple[str, str, str]) -> dict[str, str]:
     kind, message, traceback = error
     return {
         "error_type": kind,
-        "error_message": short(redact_at_write(message), 2000),
-        "traceback": clean_text(redact_at_write(traceback), TRACEBACK_LIMIT),
+        "error_message": error_message(message),
+        "traceback": kept(traceback, TRACEBACK_LIMIT),
     }
 
 

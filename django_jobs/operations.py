@@ -28,7 +28,7 @@ from .models import Job, Operation
 from .models.workers import MOST_COUNTED
 from .monitor import check_queue
 from .searching import Search, parse
-from .values import short
+from .values import kept_begin, short
 from .visibility import visible
 
 CHUNK = 500
@@ -161,7 +161,10 @@ def _checked_options(verb: Operation.Verb, options: Mapping[str, Any]) -> dict[s
         if "queue" not in options:
             raise TypeError("move takes a queue to move to: queue=….")
         check_queue(options["queue"])
-    return {name: short(value, 2000) for name, value in options.items()}
+    return {
+        name: kept_begin(value, 2000) if name == "reason" else short(value, 2000)
+        for name, value in options.items()
+    }
 
 
 def _go_on(operation_id: UUID) -> bool:
@@ -177,7 +180,7 @@ def _go_on(operation_id: UUID) -> bool:
         if not isinstance(error, JobsError | PermissionDenied | ImproperlyConfigured):
             logger.exception("Operation %s stumbled.", operation_id)
         told = str(error) if isinstance(error, JobsError | PermissionDenied) else _told(error)
-        rows.update(state=Operation.State.FAILED, error=short(told, 2000), finished_at=Now())
+        rows.update(state=Operation.State.FAILED, error=kept_begin(told, 2000), finished_at=Now())
         logger.warning("Operation %s failed: %s", operation_id, told)
         return False
 

@@ -18,10 +18,9 @@ from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
 from .models.figures import add_attempt, seconds_waited
 from .models.jobs import NEXT_DELIVERY, WORKER_LOST
 from .models.tallies import tally
-from .redaction import redact_at_write
 from .retries import Retry, interval_seconds
 from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
-from .values import short
+from .values import error_message, short
 
 MOST_LOSSES = 3
 """How often an idempotent job without attempts left is run again after it lost its worker."""
@@ -142,7 +141,7 @@ def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | Non
 
 def fail_untold(job: Job, why: str, worker_name: str) -> bool:
     """End a held attempt as failed of which nothing else can be recorded; False if it is not held."""
-    outcome = Outcome.failed("NotRecorded", short(redact_at_write(why), 2000), "")
+    outcome = Outcome.failed("NotRecorded", error_message(why), "")
     failed = {"status": FAILED, "finished_at": Now(), **outcome.told}
     with transaction.atomic(using=router.db_for_write(Job)):
         if _end_attempt(job, failed, if_canceled={}) is None:

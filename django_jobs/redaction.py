@@ -32,6 +32,8 @@ _IN_BRACKETS = re.compile(
     r"""(?P<open>[\[({]) | (?P<close>[\])}]) | "(?:[^"\\\n]|\\.)*+"? | '(?:[^'\\\n]|\\.)*+'? | (?P<end>\n)""",
     re.VERBOSE,
 )
+LOOKED_BEYOND = 20_000
+"""How far behind what is shown of a text is looked for the end of a secret, in characters."""
 _TELL_NOTHING = {"none", "null", "true", "false", "", "[]", "{}", "()", MASK}
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -50,6 +52,20 @@ def redact(value: Any) -> Any:
 def redact_text(text: str) -> str:
     """A log, traceback or message with its secrets masked."""
     return _rules().text(text)
+
+
+def redact_begin(text: str, most: int) -> str:
+    """The begin of a text with its secrets masked: at most `most` characters, and one more if it goes on.
+
+    What is looked through does not grow with the rest of the text. A secret at the cut is masked as well, if
+    what shows that it is one stands within the 10,000 characters behind.
+    """
+    size = most + LOOKED_BEYOND
+    masked = redact_text(text[:size])
+    while size < len(text) and len(masked) < most + LOOKED_BEYOND // 2:  # Much of it was one long secret.
+        size *= 2
+        masked = redact_text(text[:size])
+    return masked[: most + 1]
 
 
 def is_secret(name: str) -> bool:

@@ -17,10 +17,9 @@ from django.db import connections
 
 from . import logs
 from .models import Job
-from .redaction import redact_at_write
 from .stages import Stages, check_percent
 from .states import STARTED
-from .values import clean_text
+from .values import kept
 
 FLUSH_INTERVAL_SECONDS = 0.5
 LOG_LIMIT = 64_000  # characters kept of an attempt's log: its end
@@ -270,7 +269,7 @@ class LogCapture(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = clean_text(redact_at_write(self.format(record)), LOG_LIMIT)
+            line = kept(self.format(record), LOG_LIMIT)
         except Exception:  # noqa: BLE001 - As every handler: a bad record must not break the job.
             self.handleError(record)
             return

@@ -34,7 +34,7 @@ from .patience import patience
 from .retries import Retry
 from .signals import job_finished
 from .states import FINISHED
-from .values import short
+from .values import error_message, short
 
 RETRY_EVERY_SECONDS = 1
 KEEP_AFTER_SECONDS = 1
@@ -157,7 +157,8 @@ def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
             if not is_refusal(error):
                 raise
             logger.error("The database refuses what job %s tells: %s", job.pk, error)
-            outcome = _without_values(outcome, f"The database refused it: {short(str(error), 1000)}")
+            told = short(error_message(str(error)), 1000)
+            outcome = _without_values(outcome, f"The database refused it: {told}")
             return record(job, outcome, worker_name)
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any, Protocol, Self
 
-from .redaction import redact_at_write
-from .values import short
+from .values import kept_begin, short
 
 STAGE_LIMIT = 100  # characters of a stage's name
 MESSAGE_LIMIT = 1000  # characters
@@ -67,7 +66,7 @@ class Stages:
             percent = sum(stage["progress"] for stage in stages.values()) // len(stages)
         return {
             "progress": percent,
-            "progress_message": short(redact_at_write(str(self._message)), MESSAGE_LIMIT),
+            "progress_message": kept_begin(str(self._message), MESSAGE_LIMIT),
             "stage": short(self._stage, STAGE_LIMIT),
             "stages": stages,
             "stage_names": list(stages),

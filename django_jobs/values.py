@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from .conf import settings
-from .redaction import redact_at_write
+from .redaction import LOOKED_BEYOND, redact_at_write, redact_begin, redact_text
 
 TRACEBACK_LIMIT = 64_000  # characters
+MESSAGE_LIMIT = 2_000  # characters of an error's message
 MOST_FRAMES = 1_000
 """of a traceback; more of them would not fit in its limit."""
 
@@ -69,6 +70,28 @@ def short(text: str, limit: int) -> str:
     return clean_text(text if len(text) <= limit else f"{text[: limit - 1]}…", limit)
 
 
+def kept(text: str, limit: int) -> str:
+    """A log or traceback as a row keeps it: masked if `REDACT_AT_WRITE` is on, and otherwise if it must be
+    cut, as nothing recognizes half a secret any more. Cut in its middle."""
+    if len(text) <= limit:
+        return clean_text(redact_at_write(text), limit)
+    head, tail = limit // 4 + LOOKED_BEYOND, limit - limit // 4 + LOOKED_BEYOND
+    if len(text) > head + tail:
+        text = f"{text[:head]}\n… {len(text) - head - tail} characters cut …\n{text[-tail:]}"
+    return clean_text(redact_text(text), limit)
+
+
+def kept_begin(text: str, limit: int) -> str:
+    """The same for a text that is cut at its end."""
+    return short(redact_at_write(text) if len(text) <= limit else redact_begin(text, limit), limit)
+
+
+def error_message(text: str) -> str:
+    """An error's message as a row keeps it: always masked, as whoever searches for what it says could guess
+    a secret in it."""
+    return short(redact_begin(text, MESSAGE_LIMIT), MESSAGE_LIMIT)
+
+
 def json_bytes(value: object) -> int:
     """The size of `value` as JSON text, in bytes of UTF-8."""
     return len(json.dumps(value, ensure_ascii=False).encode())
@@ -106,9 +129,8 @@ def error_fields(error: BaseException) -> dict[str, str]:
         told = f"(its traceback raises {_type_name(problem)})"
     return {
         "error_type": short(_type_name(error), 255),
-        # Masked before they are cut: of a secret that is cut through, half would stay.
-        "error_message": short(redact_at_write(message), 2000),
-        "traceback": clean_text(redact_at_write(told), TRACEBACK_LIMIT),
+        "error_message": error_message(message),
+        "traceback": kept(told, TRACEBACK_LIMIT),
     }
 
 

@@ -13,9 +13,8 @@ from ..models import Job, JobEvent, QueueEvent
 from ..models.jobs import NEXT_DELIVERY
 from ..models.tallies import tally
 from ..outcomes import Outcome, end_from_outside
-from ..redaction import redact_at_write
 from ..states import CANCELED, FAILED, FINISHED, QUEUED, STARTED, sources
-from ..values import short
+from ..values import error_message, kept_begin
 from ..visibility import visible
 from .steering import check_ours, check_permission, leave, lock, refuse, trace, traced, verb, withdraw
 
@@ -98,17 +97,16 @@ def mark_failed(job: Job, by: Any = None, *, reason: str = "") -> Job:
     """End a job that has not ended as failed, with a reason; no attempt follows. One that runs is stopped if
     its engine can do that; else its function goes on, and how it ends is a late report."""
     check_ours(job)
-    reason = short(reason, 2000)
     with transaction.atomic(using=router.db_for_write(Job)):
         lock(job)
         leave(job)
         # It may have been asked to cancel before; the later word counts.
         Job.objects.started().filter(pk=job.pk).update(cancel_requested_at=None)
-        failed = Outcome.failed(MARKED_FAILED, redact_at_write(reason) or "Marked as failed.", "")
+        failed = Outcome.failed(MARKED_FAILED, error_message(reason) or "Marked as failed.", "")
         if end_from_outside(job, failed, final=True) is None:
             raise refuse(job, "marked as failed", "jobs that have not ended")
         lock(job)
-        trace(job, JobEvent.Kind.MARKED_FAILED, by, reason)
+        trace(job, JobEvent.Kind.MARKED_FAILED, by, kept_begin(reason, 2000))
     return job
 
 

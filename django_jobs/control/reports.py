@@ -12,9 +12,8 @@ from django.db import router, transaction
 from ..exceptions import NotPossible
 from ..models import Job, JobEvent, get_job
 from ..outcomes import Outcome, end_from_outside
-from ..redaction import redact_at_write
 from ..stages import Stages, check_percent
-from ..values import error_fields, json_error, result_error, short
+from ..values import error_fields, error_message, json_error, result_error
 from .steering import check_ours, check_permission, check_visible, leave, lock, refuse, trace
 
 REPORTED_FAILURE = "ReportedFailure"
@@ -61,7 +60,7 @@ def fail(job: Job | str | UUID, error: str | BaseException, by: Any = None) -> J
     if isinstance(error, BaseException):
         outcome = Outcome.failed(**error_fields(error))
     else:
-        outcome = Outcome.failed(REPORTED_FAILURE, short(redact_at_write(str(error)), 2000), "")
+        outcome = Outcome.failed(REPORTED_FAILURE, error_message(str(error)), "")
     return _end(job, outcome, by, "failed")
 
 

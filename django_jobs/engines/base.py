@@ -129,7 +129,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A plain job at one moment, without its arguments and its result. A row takes all its texts."""
+    """A plain job at one moment, without its arguments and its result. A row takes all its texts but those of
+    the error, which are whole: they are masked before they are cut."""
 
     engine: str
     id: str

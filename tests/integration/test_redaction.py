@@ -1,5 +1,7 @@
 """What is stored of a job that tells a secret, and what its pages show."""
 
+import zlib
+from base64 import b64encode
 from contextlib import suppress
 
 import django_rq
@@ -9,13 +11,15 @@ from django.core.management import call_command
 from django.urls import reverse
 from django.utils import timezone
 
-from django_jobs import control, observer
-from django_jobs.models import Attempt
+from django_jobs import control, observer, operations
+from django_jobs.engines.rq import plain
+from django_jobs.models import Attempt, Job
 from django_jobs.outcomes import fail_untold
 from django_jobs.redaction import MASK
+from django_jobs.searching import parse
 from django_jobs.states import FAILED, STARTED
 from tests.conftest import execute, fresh
-from tests.integration.test_observer import row_of, seen_of
+from tests.integration.test_observer import FRAME, HEAD, row_of, seen_of
 from tests.tasks import first, log_in
 
 SECRET = "hunter2"
@@ -39,8 +43,26 @@ def told_of(job):
 
 
 def test_a_failed_job_is_stored_as_it_told_unless_asked_otherwise(failed_job):
+    message = f"postgres://ada:{MASK}@db is not reachable"
+    texts = told_of(failed_job)
+
     assert failed_job.status == FAILED
-    assert all(SECRET in text for text in told_of(failed_job))
+    assert [text for text in texts if SECRET not in text] == [message, message]
+    assert len(texts) == 6
+
+
+def test_a_secret_in_an_errors_message_cannot_be_guessed_by_searching(failed_job):
+    failures = parse("error:reachable").apply(Job.objects.all())
+    assert failures.get() == failed_job
+
+    for guess in ("hunt", "hunter2", "ada:h", ":hunter2@db"):
+        assert not parse(f'error:"{guess}"').apply(Job.objects.all()).exists()
+
+
+def test_failures_that_differ_by_a_secret_are_of_one_kind_which_tells_nothing_of_it(failed_job):
+    other = execute(log_in.enqueue("ada", "correct-horse"))
+
+    assert other.fingerprint == failed_job.fingerprint
 
 
 def test_a_failed_job_is_stored_without_its_secrets_if_asked_to(at_write, failed_job):
@@ -85,6 +107,17 @@ def test_what_is_told_of_a_failure_from_outside_is_masked_too(job_factory, end):
     assert (fresh(job).status, fresh(job).error_message) == (FAILED, f"token={MASK}")
 
 
+@pytest.mark.usefixtures("at_write", "valkey")
+def test_the_reason_why_a_job_was_marked_as_failed_is_masked_wherever_it_is_kept(job_factory):
+    job = job_factory()
+
+    control.mark_failed(job, reason=f"token={SECRET}")
+    operation = operations.start("mark_failed", "status:queued", reason=f"token={SECRET}")
+
+    assert job.events.get().message == f"token={MASK}"
+    assert operation.options == {"reason": f"token={MASK}"}
+
+
 def test_progress_that_is_told_from_outside_is_masked_too(at_write, job_factory):
     job = job_factory(status=STARTED)
 
@@ -101,6 +134,31 @@ def test_what_rq_tells_of_its_own_jobs_is_masked_too(at_write, transactional_db,
 
     job = row_of(plain_job)
     assert (job.error_message, job.traceback) == (f"token={MASK}", f"Traceback …\nValueError: token={MASK}\n")
+
+
+@pytest.mark.parametrize("place", [1_950, 1_970, 1_980])
+def test_what_rq_tells_of_its_own_jobs_is_masked_before_it_is_cut(transactional_db, valkey, place):
+    plain_job = django_rq.get_queue("file_processing").enqueue("tests.tasks.fail")
+    message = f"{'x' * place} postgres://ada:correct-horse-battery@db"
+    error = plain.describe_error(f"{HEAD}{FRAME}ValueError: {message}{'y' * 99_000}\n")
+
+    observer.record(seen_of(plain_job, FAILED, error=error))
+
+    assert "corr" not in row_of(plain_job).error_message + row_of(plain_job).traceback
+
+
+def test_a_traceback_of_rq_that_is_read_in_part_ends_before_the_line_that_is_cut(valkey, monkeypatch):
+    monkeypatch.setattr(
+        plain, "_MOST_UNPACKED_BYTES", len(f"{HEAD}{FRAME}ValueError: one\npostgres://ada:corr")
+    )
+    packed = b64encode(
+        zlib.compress(f"{HEAD}{FRAME}ValueError: one\npostgres://ada:correct-horse@db".encode())
+    )
+
+    kind, message, traceback = plain._error("failed", {"exc_string": packed.decode()})
+
+    assert (kind, message) == ("ValueError", "one")
+    assert "corr" not in traceback
 
 
 @pytest.fixture

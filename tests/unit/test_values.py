@@ -7,7 +7,17 @@ from traceback import walk_tb
 import pytest
 from django.utils.safestring import mark_safe
 
-from django_jobs.values import MOST_FRAMES, clean_text, error_fields, is_storable, json_error, short
+from django_jobs.values import (
+    MOST_FRAMES,
+    clean_text,
+    error_fields,
+    error_message,
+    is_storable,
+    json_error,
+    kept,
+    kept_begin,
+    short,
+)
 
 
 class Level(IntEnum):
@@ -107,6 +117,31 @@ def test_short_text_ends_in_an_ellipsis_when_cut():
     assert short("abcdef", 6) == "abcdef"
     assert short("abcdefg", 6) == "abcde…"
     assert is_storable(short("\0" * 10, 5))
+
+
+SECRET = "postgres://ada:correct-horse-battery@db"
+
+
+@pytest.mark.parametrize("place", range(0, 60, 7))
+def test_no_half_of_a_secret_is_left_where_a_text_is_cut(place):
+    for text in (f"{'x' * place}{SECRET} {'y' * 99_000}", f"{'y' * 99_000} {SECRET}{'x' * place}"):
+        assert "corr" not in kept(text, 80) + kept_begin(text, 80) + error_message(text)
+        assert "tery" not in kept(text, 80)
+        assert len(kept(text, 80)) < 150
+        assert len(kept_begin(text, 80)) == 80
+
+
+def test_a_text_that_is_kept_whole_is_masked_only_if_asked_to(settings):
+    assert (kept(SECRET, 80), kept_begin(SECRET, 80)) == (SECRET, SECRET)
+
+    settings.DJANGO_JOBS = {"REDACT_AT_WRITE": True}
+
+    assert (kept(SECRET, 80), kept_begin(SECRET, 80)) == ("postgres://ada:********@db",) * 2
+
+
+def test_an_error_message_is_always_masked():
+    assert error_message(SECRET) == "postgres://ada:********@db"
+    assert error_message("x" * 3_000) == f"{'x' * 1_999}…"
 
 
 def test_the_middle_of_an_endless_traceback_is_cut_before_it_is_formatted():

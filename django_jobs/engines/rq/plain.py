@@ -26,7 +26,7 @@ from rq.utils import parse_timeout
 from ...models import Attempt
 from ...models.jobs import WORKER_LOST
 from ...states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
-from ...values import TRACEBACK_LIMIT, clean_text, short
+from ...values import kept_begin, short
 from ..base import Run, Seen, Spot, parse_delivery_id
 
 MOST = 500
@@ -40,7 +40,8 @@ _BATCH = 100  # jobs in one run of the script, which holds up the server meanwhi
 _LONGEST_ID = 255
 _LONGEST_TIMEOUT_SECONDS = 2**31 - 1
 _HEAD_BYTES = 2_000  # of a call, unpacked: its first text is the function's path
-_MOST_UNPACKED_BYTES = 1_000_000  # of a traceback
+_MOST_PACKED = 100_000  # characters of a traceback
+_MOST_UNPACKED_BYTES = 1_000_000
 
 _STATUSES: dict[str, Status] = {
     "": QUEUED,  # Of a job that an RQ before 2.5 has written.
@@ -95,7 +96,7 @@ for i, id in ipairs(ARGV) do
     for n = 1, #pairs_of_latest, 2 do
         if pairs_of_latest[n] ~= 'return_value' then
             result[#result + 1] = pairs_of_latest[n]
-            result[#result + 1] = string.sub(pairs_of_latest[n + 1], 1, 100000)
+            result[#result + 1] = string.sub(pairs_of_latest[n + 1], 1, MOST_PACKED)
         end
     end
     local score = ask('ZSCORE', KEYS[4 * i], id)
@@ -104,7 +105,7 @@ for i, id in ipairs(ARGV) do
     }
 end
 return told
-""".replace("FIELDS", ", ".join(f"'{name}'" for name in _FIELDS))
+""".replace("FIELDS", ", ".join(f"'{name}'" for name in _FIELDS)).replace("MOST_PACKED", str(_MOST_PACKED))
 
 
 def is_plain(job_id: str) -> bool:
@@ -177,7 +178,7 @@ def seen(job: RQJob, run: Run | None, error: tuple[str, str, str]) -> Seen:
         queued_at=job.enqueued_at,
         scheduled_for=None if score is None else _from_seconds(str(score)),
         run=run,
-        error=(short(kind, 255), short(message, 2000), traceback),
+        error=(short(kind, 255), message, traceback),
     )
 
 
@@ -191,7 +192,7 @@ def describe(data: bytes, description: str) -> tuple[str, str]:
     path = _first_text(data[:_HEAD_BYTES]) or (called[1] if called else "")
     if (called and called[1] == path) or not description:
         return short(path, 255), short(f"{path}(…)", 255) if path else ""
-    return short(path, 255), short(description, 255)
+    return short(path, 255), kept_begin(description, 255)
 
 
 def describe_error(text: str) -> tuple[str, str, str]:
@@ -203,7 +204,7 @@ def describe_error(text: str) -> tuple[str, str, str]:
     if not re.fullmatch(r"[\w.]+", kind):
         # Without a traceback it is RQ's own text on an execution whose worker or process was lost.
         kind, message = "" if told else WORKER_LOST, told or text.strip()
-    return short(kind, 255), short(message, 2000), clean_text(text, TRACEBACK_LIMIT) if told else ""
+    return short(kind, 255), message, text if told else ""
 
 
 def seconds(timeout: Any) -> int | None:
@@ -292,12 +293,12 @@ def _error(word: str, result: dict[str, str]) -> tuple[str, str, str]:
         return "", "It was canceled in RQ.", ""
     if packed := result.get("exc_string"):
         try:
-            text = unpacked(b64decode(packed[: len(packed) // 4 * 4]), _MOST_UNPACKED_BYTES).decode(
-                errors="replace"
-            )
+            data = unpacked(b64decode(packed[: len(packed) // 4 * 4]), _MOST_UNPACKED_BYTES)
         except ValueError:
-            text = ""
-        return describe_error(text)
+            data = b""
+        if len(packed) >= _MOST_PACKED or len(data) >= _MOST_UNPACKED_BYTES:
+            data = data.rpartition(b"\n")[0]  # Half a secret, where a line is cut through, is not recognized.
+        return describe_error(data.decode(errors="replace"))
     if result.get("type") == str(Result.Type.MAX_RETRIES_EXCEEDED.value):
         return ASKED_AGAIN
     return "", "RQ keeps no text of its error." if word == "failed" else "", ""
