@@ -5,8 +5,9 @@ whatever it is: no expression here reads on from many places to one far end.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any
 
 from .conf import settings
@@ -79,22 +80,32 @@ def redact_at_write(text: str) -> str:
 
 
 def redact_call(
-    task: str, args: Sequence[Any], kwargs: Mapping[str, Any], parameters: Sequence[str] | None = None
+    task: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    parameters: Sequence[str] | None = None,
+    *,
+    most: int,
 ) -> str:
     """The call as Python code with its secrets masked: `users.tasks.invite(42, password='********')`.
 
+    In `most` characters, the last of which is then an ellipsis; nothing is done for what they do not show.
     `parameters` are the names of the task's positional parameters, None if they are not known: what is given
     by position is then masked only by what it looks like.
     """
-    rules = _rules()
-    names = [*(parameters or ())][: len(args)]
-    names += [""] * (len(args) - len(names))
+    call, size = [f"{task}("], len(task) + 1
     try:
-        shown = [repr(rules.named(name, value)) for name, value in zip(names, args, strict=True)]
-        shown += [f"{name}={rules.named(name, value)!r}" for name, value in kwargs.items()]
+        for part in _rules().arguments(args, kwargs, parameters or (), most):
+            call.append(part)
+            size += len(part)
+            if size > most:
+                break
+        else:
+            call.append(")")
     except RecursionError:
-        shown = [MASK]
-    return f"{task}({', '.join(shown)})"
+        call = [f"{task}({MASK})"]
+    told = "".join(call)
+    return told if len(told) <= most else f"{told[: most - 1]}…"
 
 
 def _rules() -> "_Rules":
@@ -130,6 +141,33 @@ class _Rules:
 
     def is_secret(self, name: str) -> bool:
         return self._is_secret(name[-_LONGEST_NAME:])
+
+    def arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], parameters: Sequence[str], most: int
+    ) -> Iterator[str]:
+        """The arguments of a call as code, in parts, of each text at most so many characters."""
+        names = chain(parameters, repeat(""))
+        placed = (("", name, value) for name, value in zip(names, args, strict=False))
+        by_name = ((f"{name}=", name, value) for name, value in kwargs.items())
+        for position, (head, name, value) in enumerate(chain(placed, by_name)):
+            yield f"{', ' if position else ''}{head}"
+            yield from self._written(name, value, most)
+
+    def _written(self, name: str, value: Any, most: int) -> Iterator[str]:
+        if isinstance(value, str) and not self.is_secret(name):
+            yield repr(redact_begin(value, most))
+        elif isinstance(value, Mapping) and value and not self.is_secret(name):
+            for position, (key, item) in enumerate(value.items()):
+                yield f"{', ' if position else '{'}{key[:most]!r}: "
+                yield from self._written(key, item, most)
+            yield "}"
+        elif isinstance(value, list | tuple) and value and not self.is_secret(name):
+            for position, item in enumerate(value):
+                yield ", " if position else "["
+                yield from self._written("", item, most)
+            yield "]"
+        else:
+            yield repr(self.named(name, value))
 
     def text(self, text: str) -> str:
         for pattern in self._patterns:

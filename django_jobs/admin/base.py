@@ -23,6 +23,8 @@ from ..redaction import redact_call, redact_text
 from . import strip
 
 NOTHING = "-"
+COLUMN = 60
+"""How many characters of a call a list shows."""
 
 
 class CappedPaginator(Paginator):
@@ -104,16 +106,20 @@ Parameters = Callable[[str], list[str] | None]
 """Tells the names of a task's positional parameters, None if they cannot be had."""
 
 
-def redacted_call(job: Job, parameters: Parameters = registry.parameters) -> str:
-    """The call as Python code with its secrets masked."""
-    if job.observed_id:
-        return job.call  # Without arguments.
-    return redact_call(job.task, job.args, job.kwargs, parameters(job.task) if job.args else None)
+def redacted_call(
+    job: Job, most: int, parameters: Parameters = registry.parameters, *, with_module: bool = True
+) -> str:
+    """The call as Python code with its secrets masked, in `most` characters."""
+    head = "" if with_module else f"{job.task.rpartition('.')[0]}."
+    if job.observed_id:  # Without arguments.
+        return Truncator(job.call.removeprefix(head)).chars(most)
+    names = parameters(job.task) if job.args else None
+    return redact_call(job.task.removeprefix(head), job.args, job.kwargs, names, most=most)
 
 
 def call_text(job: Job, parameters: Parameters = registry.parameters) -> str:
     """The call in the space of a list's column, without the module."""
-    return Truncator(redacted_call(job, parameters).removeprefix(f"{job.task.rpartition('.')[0]}.")).chars(60)
+    return redacted_call(job, COLUMN, parameters, with_module=False)
 
 
 def error_text(row: Job | Attempt) -> str:

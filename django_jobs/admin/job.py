@@ -18,7 +18,6 @@ from django.utils.formats import number_format
 from django.utils.html import format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-from django.utils.text import Truncator
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
@@ -39,12 +38,12 @@ from .forms import CallForm
 from .live import partial
 from .scales import duration_text
 from .seeing import (
+    long_call,
     marked_traceback,
     masked,
     may_see_values,
     named_arguments,
     short_call,
-    whole_call,
 )
 from .timelines import segments
 from .verbs import VERBS
@@ -55,7 +54,6 @@ MOST_EVENTS = 100
 MOST_RELATED = 10
 MOST_REQUEUED = 50
 """Jobs made from one that are read; the newest of them are shown."""
-LONGEST_CALL = 500  # characters of the call on top; all of it stands below
 FOLDED_CHARACTERS = 2_000
 """Longer values are folded."""
 _MOST_COMPARED_LINES = 5_000
@@ -197,7 +195,7 @@ class ShowsJob(ActsOnJobs):
             return HttpResponseRedirect(self.job_url(job.pk))
         sent = request.POST if request.method == "POST" else None
         form = CallForm(job.task, sent, args=job.args, kwargs=job.kwargs)
-        call = Truncator(whole_call(job, request.user)).chars(LONGEST_CALL)
+        call = long_call(job, request.user)
         context = {"job": job, "form": form, "call": call}
         context |= {"job_url": self.job_url(job.pk), "edit_url": self.own_url("edit", job.pk)}
         if sent is not None and form.is_valid() and "back" not in sent:
@@ -235,7 +233,7 @@ class ShowsJob(ActsOnJobs):
         possible = [verb for verb in self.offered(request) if verb.is_possible(job)]
         return {
             "job": job,
-            "call": Truncator(whole_call(job, request.user)).chars(LONGEST_CALL),
+            "call": long_call(job, request.user),
             "standing": standing(job),
             "progress": meter(job.progress, gettext("Progress")),
             "message": redact_text(job.progress_message),

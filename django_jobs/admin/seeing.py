@@ -17,6 +17,10 @@ from ..models.workers import MOST_COUNTED
 from ..redaction import redact, redact_text
 from ..searching import Search
 from .base import Parameters, call_text, redacted_call
+from .permissions import holds
+
+LONGEST_CALL = 500
+"""How many characters of a call stand on top of its page; all of its arguments stand below."""
 
 
 def may_see_values(user: Any) -> bool:
@@ -24,9 +28,14 @@ def may_see_values(user: Any) -> bool:
     return bool(user.has_perm("django_jobs.view_job_arguments"))
 
 
-def whole_call(job: Job, user: Any) -> str:
+def may_see_workers(user: Any) -> bool:
+    """Whether a user may see which worker runs or ran a job."""
+    return holds(user, "view_worker")
+
+
+def long_call(job: Job, user: Any) -> str:
     """The call as code, masked, with arguments only for who may see them."""
-    return redacted_call(job) if may_see_values(user) else f"{job.task}(…)"
+    return redacted_call(job, LONGEST_CALL) if may_see_values(user) else f"{job.task}(…)"
 
 
 def short_call(job: Job, user: Any, parameters: Parameters = registry.parameters) -> str:

@@ -1,12 +1,14 @@
 """What is masked, what is not, and that no text takes long."""
 
+import itertools
 import traceback
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_jobs.redaction import MASK, redact, redact_at_write, redact_call, redact_text
+from django_jobs.redaction import MASK, redact, redact_at_write, redact_begin, redact_call, redact_text
+from tests.conftest import Stopwatch
 
 SECRETS = (
     *("password", "passwd", "user_password2", "DB_PASS", "userPass", "pwd", "passphrase", "pass"),
@@ -94,7 +96,7 @@ def test_what_is_nested_too_deeply_is_masked_as_a_whole():
         value = [value]
 
     assert redact(value) == MASK
-    assert redact_call("a.b", [value], {}) == f"a.b({MASK})"
+    assert redact_call("a.b", [value], {}, most=10_000) == f"a.b({MASK})"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_the_locals_of_a_traceback_are_masked():
 def test_a_call_is_code_with_masked_values():
     args, kwargs = ["ada", "hunter2", 3], {"token": "x", "force": True, "url": "redis://:pw@host"}
 
-    call = redact_call("users.tasks.invite", args, kwargs, ["name", "password"])
+    call = redact_call("users.tasks.invite", args, kwargs, ["name", "password"], most=200)
 
     assert call == (
         f"users.tasks.invite('ada', '{MASK}', 3, token='{MASK}', force=True, url='redis://:{MASK}@host')"
@@ -185,9 +187,54 @@ def test_a_call_is_code_with_masked_values():
 
 @pytest.mark.parametrize("parameters", [None, [], ["a", "b", "password"]])
 def test_positions_without_a_name_are_masked_by_their_looks_only(parameters):
-    assert redact_call("a.b", ["x", {"pin": 1, "token": 2}], {}, parameters) == (
+    assert redact_call("a.b", ["x", {"pin": 1, "token": 2}], {}, parameters, most=200) == (
         f"a.b('x', {{'pin': 1, 'token': '{MASK}'}})"
     )
+
+
+@pytest.mark.parametrize("most", [8, 9, 20, 44, 45, 46, 60])
+def test_a_call_is_cut_where_it_is_too_long(most):
+    whole = f"a.b('it\\'s', [1, {{}}, {{'a': None, 'token': '{MASK}'}}], x=True)".replace("\\'", "'").replace(
+        "'it's'", '"it\'s"'
+    )
+
+    call = redact_call("a.b", ["it's", [1, {}, {"a": None, "token": 2}]], {"x": True}, most=most)
+
+    assert call == (whole if len(whole) <= most else f"{whole[: most - 1]}…")
+
+
+class Endless(list):
+    """A list to which there is no end, or that fails where one looks for it."""
+
+    def __iter__(self):
+        yield from itertools.repeat("password=hunter2", 1_000)
+        raise AssertionError("Who shows 60 characters looks at a thousand items.")
+
+
+def test_of_a_long_call_no_more_is_looked_at_than_is_shown():
+    with Stopwatch() as watch:
+        call = redact_call("a.b", ["x" * 20_000_000, Endless(["x"])], {}, most=60)
+        other = redact_call("a.b", [Endless(["x"])], {}, most=60)
+
+    assert call == f"a.b('{'x' * 54}…"
+    assert other == f"a.b(['password={MASK}', 'password={MASK}', 'password=**…"
+    assert watch.seconds < 1
+
+
+def test_no_half_of_a_secret_is_left_where_a_call_is_cut():
+    url = "postgres://ada:correct-horse-battery@db"
+
+    for most in range(10, 60):
+        assert "corr" not in redact_call("a.b", [f"at {url}"], {}, most=most)
+        assert "corr" not in redact_begin(f"at {url} {'x' * 50_000}", most)
+
+
+def test_the_begin_of_a_text_is_that_of_the_whole_masked_one():
+    key = f"-----BEGIN PRIVATE KEY-----{'A' * 100_000}-----END PRIVATE KEY-----"
+    text = f"{key} password=hunter2 {'x' * 90_000}"
+
+    assert redact_begin(text, 1_000) == redact_text(text)[:1_001]
+    assert redact_begin("password=hunter2", 1_000) == f"password={MASK}"
 
 
 def test_the_settings_are_read_when_they_are_used(settings):
