@@ -313,7 +313,8 @@ class Settings:
     """The function that tells which jobs a user may see and steer: it is given the user and a queryset of
     jobs, and returns that with more filters. Defaults to None: all jobs.
 
-    The others do not exist for that user. Permissions are asked for besides.
+    The others do not exist for that user, to whom pages tell nothing that is told of all jobs. Permissions
+    are asked for besides.
     """
 
     @property

@@ -420,16 +420,14 @@ def _unmaintained(found: _Found) -> Iterator[Reason]:
 
 def _silent(found: _Found) -> Iterator[Reason]:
     if found.silent:
-        last = max(found.silent, key=lambda worker: worker.seen_at)
+        # Not which: the page of the workers says so, to those who may see it.
+        last = max(worker.seen_at for worker in found.silent)
         text = ngettext(
-            "{count} worker went silent without saying goodbye: {name} on {host}, at {time}.",
-            "{count} workers went silent without saying goodbye, the last one {name} on {host}, at {time}.",
+            "{count} worker went silent without saying goodbye, at {time}.",
+            "{count} workers went silent without saying goodbye, the last one at {time}.",
             len(found.silent),
         )
-        told = text.format(
-            count=len(found.silent), name=last.name, host=last.hostname, time=_clock(last.seen_at)
-        )
-        yield Reason(told, "workers")
+        yield Reason(text.format(count=len(found.silent), time=_clock(last)), "workers")
 
 
 def _failing(found: _Found) -> Iterator[Reason]:

@@ -34,6 +34,11 @@ def visible(user: Any, jobs: QuerySet[Job]) -> QuerySet[Job]:
     return chosen
 
 
+def sees_all(user: Any) -> bool:
+    """Whether nothing limits which jobs this user may see. What is told of all jobs is for nobody else."""
+    return not visible(user, Job.objects.all()).query.has_filters()
+
+
 def is_visible(user: Any, job: Job) -> bool:
     """Whether this user may see this job; True of a job that is gone where all may see all."""
     if user is None or settings.VISIBLE_JOBS is None:

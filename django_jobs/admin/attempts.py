@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -14,7 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..models import Attempt, Job
-from ..visibility import visible
+from ..visibility import sees_all, visible
 from .base import (
     NOTHING,
     CappedPaginator,
@@ -26,12 +27,20 @@ from .base import (
     preformatted,
     redacted_text,
 )
-from .seeing import marked_traceback, may_see_values
+from .permissions import holds
+from .seeing import marked_traceback, may_see_values, may_see_workers
 
 _OF_VALUES = {"short_call": "task_name", "traceback_text": None, "log_text": None}
 """What shows values of a job, and what is shown instead to who may not see them."""
 
 _LOOKUPS = {"outcome__exact", "job__id__exact"}
+
+
+class NewestFirst(ChangeList):
+    """In no other order: ?o= sorts by columns that offer none as well, and may so sort millions of rows."""
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        return ["-pk"]
 
 
 @admin.register(Attempt)
@@ -55,9 +64,17 @@ class AttemptAdmin(JobsPage, LookOnly, admin.ModelAdmin):
     finished = moment("finished_at", _("finished at"))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
-        jobs = visible(request.user, Job.objects.all())
         attempts: QuerySet[Attempt] = super().get_queryset(request)
-        return attempts.filter(job__in=jobs) if jobs.query.has_filters() else attempts
+        if sees_all(request.user):
+            return attempts
+        return attempts.filter(job__in=visible(request.user, Job.objects.all()))
+
+    def has_view_permission(self, request: HttpRequest, obj: Attempt | None = None) -> bool:
+        """They tell tasks and errors, which are the jobs'."""
+        return super().has_view_permission(request, obj) and holds(request.user, "view_job")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return NewestFirst
 
     def get_list_display(self, request: HttpRequest) -> Any:
         return _shown(self.list_display, request)
@@ -107,6 +124,8 @@ class AttemptAdmin(JobsPage, LookOnly, admin.ModelAdmin):
 
 
 def _shown(names: Any, request: HttpRequest) -> list[str]:
+    if not may_see_workers(request.user):
+        names = [name for name in names if name != "worker_name"]
     if may_see_values(request.user):
         return list(names)
     return [shown for name in names if (shown := _OF_VALUES.get(name, name))]

@@ -16,18 +16,21 @@ from django.urls import reverse
 from ..conf import settings
 from ..exceptions import JobsError
 from .base import page
+from .permissions import holds
 
 
 def may(user: Any, *codenames: str) -> bool:
     """Whether to offer what takes all of these permissions."""
-    return not settings.READ_ONLY and all(user.has_perm(f"django_jobs.{each}") for each in codenames)
+    return not settings.READ_ONLY and holds(user, *codenames)
 
 
 def check(request: HttpRequest, *codenames: str) -> None:
-    """Raise `PermissionDenied` unless this user has all of these permissions."""
+    """Raise `PermissionDenied` unless this user `holds` all of these permissions."""
     for codename in codenames:
-        if not request.user.has_perm(f"django_jobs.{codename}"):
-            raise PermissionDenied(f"User {request.user} lacks the permission django_jobs.{codename}.")
+        if not holds(request.user, codename):
+            raise PermissionDenied(
+                f"User {request.user} lacks the permission django_jobs.{codename}, or may see some jobs only."
+            )
 
 
 def check_action(request: HttpRequest, *codenames: str) -> None:

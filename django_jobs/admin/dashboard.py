@@ -23,11 +23,12 @@ from ..figures import Figures
 from ..models import Census, Dashboard, Job, Worker
 from ..models.workers import MOST_COUNTED, MOST_WORKERS
 from ..states import FAILED
-from ..verdict import MOST_TOLD, capped, percentage, quoted
+from ..verdict import MOST_TOLD, Verdict, capped, percentage, quoted
 from ..visibility import visible
 from .base import LookOnly, call_text, error_text, page
 from .charts import Point, sparkline, throughput
 from .live import partial
+from .permissions import holds
 from .scales import count_text, duration_text
 from .strip import Link, Strip, jobs_url, place, strip
 
@@ -138,31 +139,39 @@ class DashboardAdmin(LookOnly, admin.ModelAdmin):
 
 
 def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
-    """The context of `_dashboard.html`."""
+    """The context of `_dashboard.html`: to those who may see some jobs only, it tells of these alone."""
+    state = strip(request, site)
+    shown = {
+        "strip": state,
+        "is_empty": not visible(request.user, Job.objects.all()).exists(),
+        "has_workers": state.verdict is None or state.verdict.workers > 0,
+        "enqueue_url": place("enqueue", request, site),
+        "failures": list(_failures(request, site)),
+        "failures_url": jobs_url("status:failed", request, site),
+    }
+    return shown | _of_all(state, state.verdict, request, site) if state.verdict else shown
+
+
+def _of_all(state: Strip, verdict: Verdict, request: HttpRequest, site: AdminSite) -> dict[str, Any]:
+    """What is told of all jobs."""
     now = timezone.now()
     hour = figures.series("minute", now - _HOUR + _MINUTE, now)
     censuses = figures.censuses(now - _HOUR + _MINUTE, now)
-    state = strip(request, site)
     name = _range_name(request)
     url = reverse("admin:django_jobs_dashboard_changelist", current_app=site.name)
+    silent = Worker.objects.silent() if holds(request.user, "view_worker") else Worker.objects.none()
     return {
-        "strip": state,
-        "is_empty": not Job.objects.exists(),
-        "has_workers": state.verdict.workers > 0,
-        "enqueue_url": place("enqueue", request, site),
-        "cards": list(_cards(hour, censuses, state, request, site)),
+        "cards": list(_cards(hour, censuses, state, verdict, request, site)),
         "lacks": [lack.reason for engine in all_engines() if (lack := engine.lack_of("plain_jobs"))],
         "ranges": [
             Link(each.title, f"{url}?range={key}", is_current=key == name) for key, each in RANGES.items()
         ],
         "chart_heading": RANGES[name].heading,
         "chart": _chart(RANGES[name], hour, now),
-        "queues": list(_queues(hour, state, request, site)),
+        "queues": list(_queues(hour, verdict, request, site)),
         "tasks": list(_tasks(request, site)),
-        "silent": list(Worker.objects.silent().order_by("-seen_at")[:MOST_LISTED]),
+        "silent": list(silent.order_by("-seen_at")[:MOST_LISTED]),
         "workers_url": place("workers", request, site),
-        "failures": list(_failures(request, site)),
-        "failures_url": jobs_url("status:failed", request, site),
     }
 
 
@@ -175,10 +184,10 @@ def _cards(
     hour: Sequence[Figures],
     censuses: Sequence[Census | None],
     state: Strip,
+    verdict: Verdict,
     request: HttpRequest,
     site: AdminSite,
 ) -> Iterator[Card]:
-    verdict = state.verdict
     running, waiting, failed, *_ = state.figures
     yield Card(
         *(running.name, running.value, running.url),
@@ -259,10 +268,10 @@ def _begin(moment: datetime, bucket: timedelta) -> datetime:
 
 
 def _queues(
-    hour: Sequence[Figures], state: Strip, request: HttpRequest, site: AdminSite
+    hour: Sequence[Figures], verdict: Verdict, request: HttpRequest, site: AdminSite
 ) -> Iterator[dict[str, Any]]:
     """Those that something is wrong with, a row each."""
-    troubled = state.verdict.queues[:MOST_LISTED]
+    troubled = verdict.queues[:MOST_LISTED]
     if not troubled:
         return
     names = [each.name for each in troubled]

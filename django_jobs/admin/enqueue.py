@@ -24,10 +24,12 @@ from ..models import Job
 from ..options import Options
 from ..retries import LONGEST_SECONDS, MOST_RETRIES, Retry, in_seconds
 from ..tasks import task_of
+from ..visibility import is_visible
 from .base import page
 from .buttons import check, check_action, url
 from .code import blank_code, call_code
 from .forms import CallForm
+from .permissions import holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def enqueue_task_view(request: HttpRequest, site: AdminSite, name: str) -> HttpR
             job = _enqueued(request, name, args, kwargs, chosen, call, options)
             if job:
                 _tell(request, job, code)
-                may_look = request.user.has_perm("django_jobs.view_job")
+                may_look = holds(request.user, "view_job") and is_visible(request.user, job)
                 return HttpResponseRedirect(
                     url(site, "job_change", job.pk) if may_look else url(site, "enqueue_task", quote(name))
                 )

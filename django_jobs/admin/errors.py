@@ -34,8 +34,9 @@ from .base import JobsPage, LookOnly
 from .buttons import check_action, confirm, done, may, note, url
 from .charts import Point, sparkline, throughput
 from .live import partial
+from .permissions import holds
 from .scales import moment_text
-from .seeing import marked_traceback, may_see_values, short_call
+from .seeing import marked_traceback, may_see_values, may_see_workers, short_call
 
 PAGE = 50
 MOST_NAMED = 3
@@ -92,6 +93,10 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             path("<str:key>/requeue/", view(self.requeue_view), name="django_jobs_error_requeue"),
             *super().get_urls(),
         ]
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """What is told of a group is told of all jobs that failed so."""
+        return super().has_view_permission(request, obj) and holds(request.user, "view_errorgroup")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         self._check_view(request)
@@ -254,7 +259,7 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             first_seen=passing(group.first_seen),
             last_seen=passing(group.last_seen),
             tasks=_named(group.tasks, MOST_NAMED),
-            workers=_named(group.workers, MOST_NAMED),
+            workers=_named(group.workers, MOST_NAMED) if may_see_workers(request.user) else "",
             failed=capped(failed),
             failed_url=strip.jobs_url(_search(group), request, self.admin_site),
         )
@@ -263,7 +268,7 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         """The context of `_error.html`."""
         hours = errors.sparklines([group], HOURS).get(group.pk, [])
         failed = _failed_counts(request, [group])[group.pk]
-        may_see_jobs = request.user.has_perm("django_jobs.view_job")
+        may_see_jobs = holds(request.user, "view_job")
         jobs = visible(request.user, Job.objects.all())
         newest: list[Job] = []
         sample: Attempt | None = None
@@ -280,7 +285,7 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             "changed_at": passing(group.changed_at) if group.changed_at else "",
             "chart": _chart(hours),
             "tasks": _counted(group.tasks),
-            "workers": _counted(group.workers),
+            "workers": _counted(group.workers) if may_see_workers(request.user) else [],
             "may_see_jobs": may_see_jobs,
             "jobs": [self._job(request, job) for job in newest],
             "sample": sample,

@@ -36,12 +36,14 @@ from .charts import meter, timeline
 from .code import job_code
 from .forms import CallForm
 from .live import partial
+from .permissions import holds
 from .scales import duration_text
 from .seeing import (
     long_call,
     marked_traceback,
     masked,
     may_see_values,
+    may_see_workers,
     named_arguments,
     short_call,
 )
@@ -259,7 +261,7 @@ class ShowsJob(ActsOnJobs):
         yield _("Queue"), job.queue, found("queue", job.queue)
         yield _("Engine"), job.engine, found("engine", job.engine)
         yield _("Attempt"), attempt, ""
-        if job.worker:
+        if job.worker and may_see_workers(request.user):
             yield _("Worker"), job.worker.name, found("worker", job.worker.name)
         if job.subject:
             yield _("Subject"), job.subject, found("subject", job.subject)
@@ -305,12 +307,12 @@ class ShowsJob(ActsOnJobs):
     def _shown_attempts(
         self, request: HttpRequest, attempts: Sequence[Attempt], values: bool
     ) -> Iterator[ShownAttempt]:
-        may_open = request.user.has_perm("django_jobs.view_attempt")
+        may_open, workers = holds(request.user, "view_attempt"), may_see_workers(request.user)
         for attempt in attempts:
             yield ShownAttempt(
                 number=attempt.number,
                 badge=badge(attempt.outcome, str(OUTCOMES.get(attempt.outcome, attempt.outcome))),
-                worker=attempt.worker_name,
+                worker=attempt.worker_name if workers else "",
                 started=passing(attempt.started_at),
                 took=duration_text(attempt.duration.total_seconds()),
                 error=error_text(attempt) if attempt.error_type else "",
@@ -345,12 +347,12 @@ class ShowsJob(ActsOnJobs):
         if not job.fingerprint:
             return ""
         group = ""
-        if request.user.has_perm("django_jobs.view_errorgroup"):
+        if holds(request.user, "view_errorgroup"):
             group = self._known_url("errorgroup_change", job.fingerprint)
         return group or self.list_url(q=f"fingerprint:{job.fingerprint}")
 
     def _attempts_url(self, request: HttpRequest, job: Job) -> str:
-        if not request.user.has_perm("django_jobs.view_attempt"):
+        if not holds(request.user, "view_attempt"):
             return ""
         url = self._known_url("attempt_changelist")
         return url and f"{url}?{urlencode({'job__id__exact': str(job.pk)})}"

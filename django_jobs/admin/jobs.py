@@ -23,7 +23,7 @@ from ..engines import all_engines
 from ..exceptions import SearchError
 from ..models import Job, Worker
 from ..states import STARTED, Status
-from ..visibility import visible
+from ..visibility import sees_all, visible
 from .acting import with_query
 from .badges import WORDS, Standing, passing, standing
 from .base import JobsPage, LookOnly
@@ -31,7 +31,7 @@ from .charts import meter
 from .job import ShowsJob
 from .live import partial
 from .scales import duration_text
-from .seeing import count_text, may_see_values, parsed, short_call
+from .seeing import count_text, may_see_values, may_see_workers, parsed, short_call
 from .urls import extra_urls
 
 PAGE_SIZE = 50
@@ -129,7 +129,7 @@ class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
             **self._found(request),
             "list_url": self.list_url(),
             "examples": _EXAMPLES,
-            "filters": list(_filters(asked)),
+            "filters": list(_filters(asked, request.user)),
             "verbs": self.offered(request),
             "may_act_on_all": request.user.has_perm("django_jobs.bulk_job"),
             "act_url": self.own_url("act"),
@@ -192,6 +192,7 @@ class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
         any_id, parameters, choose = UUID(int=0), cache(registry.parameters), gettext("Choose {call}")
         job_url, list_url = self.job_url(any_id), self.list_url()
         queue_url = cache(lambda queue: self._searched(text, queue=queue))
+        workers = may_see_workers(user)
         for job in jobs:
             told, call = standing(job), short_call(job, user, parameters)
             is_moving = job.status == STARTED or 0 < job.progress < 100
@@ -212,7 +213,7 @@ class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
                 enqueued=passing(job.created_at),
                 timing=_timing(job, told),
                 attempt=attempt_text(job),
-                worker=job.worker.name if job.worker else "",
+                worker=job.worker.name if workers and job.worker else "",
                 subject=job.subject,
                 subject_url=with_query(list_url, q=subject) if subject else "",
             )
@@ -230,7 +231,8 @@ def attempt_text(job: Job) -> str:
 
 def _listed(jobs: QuerySet[Job], user: Any) -> QuerySet[Job]:
     """What else is read of the listed ones: who runs them; no arguments that are not shown."""
-    jobs = jobs.select_related("worker").defer("progress_message", "error_message", "description", "tags")
+    jobs = jobs.defer("progress_message", "error_message", "description", "tags")
+    jobs = jobs.select_related("worker") if may_see_workers(user) else jobs
     return jobs if may_see_values(user) else jobs.defer("args", "kwargs")
 
 
@@ -245,9 +247,10 @@ def _timing(job: Job, told: Standing) -> SafeString | str:
     return gettext("ran {duration}").format(duration=duration_text(job.duration.total_seconds()))
 
 
-def _filters(asked: Mapping[str, str]) -> Iterator[Filter]:
+def _filters(asked: Mapping[str, str], user: Any) -> Iterator[Filter]:
+    """To those who may see some jobs only, no names are suggested that others' jobs may have."""
+    sees_names = sees_all(user)
     queues = sorted({name for engine in all_engines() for name in engine.queue_names()})
-    workers = Worker.objects.order_by("-id").values_list("name", flat=True)[:MOST_SUGGESTED]
 
     def field(name: str, label: Any, choices: list[str], *, is_open: bool = True) -> Filter:
         value = asked.get(name, "")
@@ -255,9 +258,11 @@ def _filters(asked: Mapping[str, str]) -> Iterator[Filter]:
             choices = [*choices, value]
         return Filter(name, label, value, choices, is_open)
 
-    yield field("queue", _("Queue"), queues, is_open=False)
-    yield field("task", _("Task"), registry.names()[:MOST_SUGGESTED])
-    yield field("worker", _("Worker"), sorted(set(workers)))
+    yield field("queue", _("Queue"), queues if sees_names else [], is_open=not sees_names)
+    yield field("task", _("Task"), registry.names()[:MOST_SUGGESTED] if sees_names else [])
+    if may_see_workers(user):
+        workers = Worker.objects.order_by("-id").values_list("name", flat=True)[:MOST_SUGGESTED]
+        yield field("worker", _("Worker"), sorted(set(workers)))
     yield field("tag", _("Tag"), [])
     yield field("owner", _("Owner"), [])
     yield field("engine", _("Engine"), sorted(engine.name for engine in all_engines()), is_open=False)

@@ -46,8 +46,10 @@ def short_call(job: Job, user: Any, parameters: Parameters = registry.parameters
 def parsed(text: str, user: Any) -> Search:
     """The search of this user; raises `SearchError`, also where it asks for what the user may not see."""
     search = searching.parse(text)
-    if any(each.qualifier.startswith("args.") for each in search.conditions) and not may_see_values(user):
+    if search.asks_for("args.") and not may_see_values(user):
         raise SearchError(gettext("Searching for arguments takes the permission to see them."))
+    if search.asks_for("worker") and not may_see_workers(user):
+        raise SearchError(gettext("Searching for workers takes the permission to see them."))
     return search
 
 

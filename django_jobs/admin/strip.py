@@ -1,7 +1,8 @@
 """What frames every page of ours: where one can go, the verdict with figures, how often it is renewed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,12 +13,15 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.translation import gettext, gettext_lazy, pgettext_lazy
 
 from ..conf import settings
 from ..verdict import MOST_TOLD, Reason, Verdict, capped, lately
+from ..visibility import sees_all
 from .live import partial
+from .permissions import holds
 from .scales import duration_text
 
 REFRESH_SECONDS = (0, 2, 5, 15, 30, 60)
@@ -92,18 +96,23 @@ def frame(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """What `_strip.html` shows."""
+    """What `_strip.html` shows: to those who may see some jobs only, nothing that is told of all."""
 
-    verdict: Verdict
-    word: Any
-    reasons: list[Link]
-    figures: list[Figure]
+    at: datetime
     read_only: bool
+    verdict: Verdict | None = None
+    word: Any = ""
+    reasons: Sequence[Link] = ()
+    figures: Sequence[Figure] = ()
 
 
 def strip(request: HttpRequest, site: AdminSite) -> Strip:
+    if not sees_all(_user(request)):
+        return Strip(at=timezone.now(), read_only=settings.READ_ONLY)
     now = lately()
     return Strip(
+        at=now.at,
+        read_only=settings.READ_ONLY,
         verdict=now,
         word=LEVELS[now.level],
         reasons=[
@@ -126,7 +135,6 @@ def strip(request: HttpRequest, site: AdminSite) -> Strip:
             Figure(gettext("Longest wait"), _age(now.oldest_waiting_seconds), place("queues", request, site)),
             Figure(gettext("Undelivered"), _undelivered(now.undelivered), place("queues", request, site)),
         ],
-        read_only=settings.READ_ONLY,
     )
 
 
@@ -138,7 +146,7 @@ def strip_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
 
 def may_look(user: Any) -> bool:
     """Whether this user may see any page of ours."""
-    return any(user.has_perm(f"django_jobs.{each.permission}") for each in PLACES.values())
+    return any(holds(user, each.permission) for each in PLACES.values())
 
 
 def navigation(request: HttpRequest, site: AdminSite) -> Iterator[Link]:
@@ -153,8 +161,7 @@ def navigation(request: HttpRequest, site: AdminSite) -> Iterator[Link]:
 
 def place(name: str, request: HttpRequest, site: AdminSite, **query: str) -> str:
     """The URL of one of the `PLACES`; empty where this user may not go, or this site does not have it."""
-    user = getattr(request, "user", AnonymousUser())
-    if not user.has_perm(f"django_jobs.{PLACES[name].permission}"):
+    if not holds(_user(request), PLACES[name].permission):
         return ""
     try:
         url = reverse(f"admin:{PLACES[name].url_name}", current_app=site.name)
@@ -197,6 +204,10 @@ def chosen(request: HttpRequest) -> HttpResponseRedirect | None:
         kept["shortcuts"] = keys[-1]
     request.session[_IN_SESSION] = kept
     return HttpResponseRedirect(f"{request.path}?{query.urlencode()}" if query else request.path)
+
+
+def _user(request: HttpRequest) -> Any:
+    return getattr(request, "user", AnonymousUser())
 
 
 def _kept(request: HttpRequest) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class Search:
     def __bool__(self) -> bool:
         return bool(self.conditions or self.since or self.until)
 
+    def asks_for(self, qualifier: str) -> bool:
+        """Whether the qualifier of any condition begins so: `args.` for arguments, `worker` for workers."""
+        return any(each.qualifier.startswith(qualifier) for each in self.conditions)
+
     def where(self, qualifier: str, value: str) -> "Search":
         """This search with one condition more. The value is taken as text, whatever it contains."""
         return replace(self, conditions=(*self.conditions, Condition(qualifier, value, quoted=True)))

@@ -193,19 +193,6 @@ def test_jobs_are_for_those_who_may_see_jobs(client_who_may, job_factory):
     assert "/srv/shop/tasks.py" not in page
 
 
-def test_jobs_that_a_user_may_not_see_are_neither_shown_nor_counted(client_who_may, job_factory, settings):
-    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "VISIBLE_JOBS": "tests.conftest.own_jobs"}
-    client = client_who_may("view_errorgroup", "view_job", "view_job_arguments")
-    mine = group()
-    hidden = failed_as(job_factory, mine)
-
-    page = client.get(reverse(ERROR, args=[mine.pk]))
-
-    assert str(hidden.pk) not in page.text
-    assert "/srv/shop/tasks.py" not in page.text
-    assert page.context["row"].failed == "0"
-
-
 def test_resolve_takes_a_group_off_the_list_and_leaves_a_trace(client_who_may):
     client = client_who_may("view_errorgroup", "resolve_errorgroup")
     mine = group()

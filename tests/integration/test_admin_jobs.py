@@ -575,7 +575,7 @@ def test_pages_hold_no_inline_script_style_or_handler(client_who_may, job_factor
 
 
 def test_attempts_are_listed_with_their_task(client_who_may, job_factory):
-    client = client_who_may("view_attempt", "view_job_arguments")
+    client = client_who_may("view_attempt", "view_job", "view_job_arguments")
     job = job_factory(status=FINISHED)
     ended(job)
 
@@ -586,7 +586,7 @@ def test_attempts_are_listed_with_their_task(client_who_may, job_factory):
 
 
 def test_attempts_show_values_to_those_only_who_may_see_them(client_who_may, job_factory):
-    client = client_who_may("view_attempt")
+    client = client_who_may("view_attempt", "view_job")
     job = job_factory(status=FAILED, args=["confidential"])
     attempt = ended(job, log="confidential", traceback="confidential", outcome=Attempt.Outcome.FAILED)
 
@@ -600,7 +600,7 @@ def test_attempts_show_values_to_those_only_who_may_see_them(client_who_may, job
 
 
 def test_attempts_are_never_counted_by_their_outcomes(client_who_may, job_factory):
-    client = client_who_may("view_attempt")
+    client = client_who_may("view_attempt", "view_job")
     ended(job_factory(status=FINISHED))
 
     with CaptureQueriesContext(connection) as queries:
@@ -609,8 +609,20 @@ def test_attempts_are_never_counted_by_their_outcomes(client_who_may, job_factor
     assert not [query for query in queries.captured_queries if "FILTER" in query["sql"]]
 
 
+@pytest.mark.parametrize("order", ["2", "-3", "4.2"])
+def test_attempts_are_sorted_by_no_column(client_who_may, job_factory, order):
+    client = client_who_may("view_attempt", "view_job", "view_worker")
+    ended(job_factory(status=FINISHED))
+
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get(reverse(ATTEMPTS), {"o": order}).status_code == 200
+
+    sorted_by = [query["sql"].rpartition("ORDER BY")[2] for query in queries if "attempt" in query["sql"]]
+    assert not re.findall("outcome|number|worker", " ".join(sorted_by))
+
+
 def test_attempts_of_the_jobs_of_others_are_not_there(client_who_may, job_factory, only_own):
-    client = client_who_may("view_attempt")
+    client = client_who_may("view_attempt", "view_job")
     attempt = ended(job_factory(status=FINISHED))
 
     assert "0 attempts" in client.get(reverse(ATTEMPTS)).text

@@ -45,8 +45,8 @@ PARTS = {
     "workers_region": {"view_worker"},
     "operations_region": {"view_operation"},
     "operation_region": {"view_operation"},
-    "attempt_changelist": {"view_attempt"},
-    "attempt_change": {"view_attempt"},
+    "attempt_changelist": {"view_attempt", "view_job"},
+    "attempt_change": {"view_attempt", "view_job"},
 }
 """The same of what has tests of its own, and of the regions that pages fetch."""
 TAKEN = PERMISSIONS | PARTS

@@ -137,16 +137,6 @@ def test_jobs_and_arguments_are_for_those_who_may_see_them(client_who_may, job_f
     assert "add(" not in client.get(reverse(WORKERS)).text
 
 
-def test_jobs_that_a_user_may_not_see_are_not_shown(client_who_may, job_factory, settings):
-    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "VISIBLE_JOBS": "tests.conftest.own_jobs"}
-    client = client_who_may("view_worker", "view_job", "stop_job")
-    hidden = job_factory(status=STARTED)
-
-    assert rows(client)[0].jobs == []
-    assert client.post(stop_job(hidden)).status_code == 404
-    assert fresh(hidden).cancel_requested_at is None
-
-
 @pytest.mark.parametrize(
     ("verb", "before", "after"), [("quiet", "", "quiet"), ("unquiet", "quiet", ""), ("stop", "", "stop")]
 )

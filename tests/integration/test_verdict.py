@@ -245,7 +245,7 @@ def test_a_worker_that_went_silent_is_told_for_an_hour(maintainer):
     now = verdict.examine()
 
     assert (now.level, now.silent) == ("degraded", 1)
-    assert now.reasons[0].text.startswith("1 worker went silent without saying goodbye: w7 on h7, at ")
+    assert now.reasons[0].text.startswith("1 worker went silent without saying goodbye, at ")
 
     Worker.objects.filter(pk=gone.pk).update(seen_at=Now() - timedelta(minutes=61))
 
