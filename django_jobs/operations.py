@@ -27,9 +27,10 @@ from .exceptions import JobsError, SearchError
 from .models import Job, Operation
 from .models.workers import MOST_COUNTED
 from .monitor import check_queue
+from .redaction import redact_text
 from .searching import Search, parse
 from .values import kept_begin, short
-from .visibility import visible
+from .visibility import sees_all, visible
 
 CHUNK = 500
 """How many jobs are dealt with in one transaction at most."""
@@ -91,13 +92,26 @@ def start(verb: str, search: str, by: Any = None, **options: Any) -> Operation:
         # What was enqueued since two hours ago is that by today's clock, however long it takes.
         cursor=UUID(int=max(0, lower.int - 1)),
     )
-    logger.info("Operation %s is to %s, by %s.", operation.pk, operation, by or "trusted code")
+    told = by or "trusted code"
+    logger.info("Operation %s is to %s: %s, by %s.", operation.pk, verb, redact_text(search), told)
     return operation
+
+
+def seen_by(user: Any) -> QuerySet[Operation]:
+    """The operations that this user may know of: all, or the own ones of who may see some jobs only."""
+    operations: QuerySet[Operation] = Operation.objects.all()
+    return operations if user is None or sees_all(user) else operations.filter(by=user)
+
+
+def permissions_to_abort(operation: Operation, by: Any) -> Sequence[str]:
+    """What `abort` asks for: `bulk_job`, and `abort_operation` where somebody else started it."""
+    return ["bulk_job"] if operation.by_id == getattr(by, "pk", None) else ["bulk_job", "abort_operation"]
 
 
 def abort(operation: Operation, by: Any = None) -> bool:
     """Have an operation end after the chunk in hand; False if it has ended, or was told to already."""
-    check_permission(by, "bulk_job")
+    if by is not None:
+        check_permission(by, *permissions_to_abort(operation, by))
     going_on = Operation.objects.unfinished().filter(pk=operation.pk, abort_requested_at__isnull=True)
     told = "" if by is None else f"Aborted by {short(str(by), 255)}."
     asked = bool(going_on.update(abort_requested_at=Now(), error=told))
@@ -226,8 +240,11 @@ def _check_still_allowed(operation: Operation) -> None:
 
 
 def _check_may_search(by: Any, search: Search) -> None:
-    if any(condition.qualifier.startswith("args.") for condition in search.conditions):
-        check_permission(by, "view_job_arguments")  # How many there are tells of them.
+    # How many there are tells of them.
+    if search.asks_for("args."):
+        check_permission(by, "view_job_arguments")
+    if search.asks_for("worker"):
+        check_permission(by, "view_worker")
 
 
 def _matching(operation: Operation) -> QuerySet[Job]:

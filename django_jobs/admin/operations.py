@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
@@ -30,6 +31,7 @@ from .buttons import check_action, done, may, note, url
 from .charts import meter
 from .live import partial
 from .scales import duration_text
+from .seeing import shown_search
 
 PAGE = 50
 WHILE_RUNNING_SECONDS = 2
@@ -80,6 +82,9 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             *super().get_urls(),
         ]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Operation]:
+        return operations.seen_by(request.user).select_related("by")
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         self._check_view(request)
         listed = self._listed(request)
@@ -104,7 +109,7 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         self._check_view(request)
-        told = self._told(request, self._operation(object_id))
+        told = self._told(request, self._operation(request, object_id))
         row = told["row"]
         context = {
             **told,
@@ -117,15 +122,15 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
     def region(self, request: HttpRequest, key: UUID) -> HttpResponseBase:
         self._check_view(request)
         return partial(
-            request, "admin/django_jobs/_operation.html", self._told(request, self._operation(key))
+            request, "admin/django_jobs/_operation.html", self._told(request, self._operation(request, key))
         )
 
     def abort_view(self, request: HttpRequest, key: UUID) -> HttpResponseBase:
         self._check_view(request)
-        check_action(request, "bulk_job")
+        operation = self._operation(request, key)
+        check_action(request, *operations.permissions_to_abort(operation, request.user))
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        operation = self._operation(key)
 
         def abort() -> str:
             if not operations.abort(operation, by=request.user):
@@ -141,15 +146,14 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
 
-    def _operation(self, key: Any) -> Operation:
+    def _operation(self, request: HttpRequest, key: Any) -> Operation:
         try:
-            found = Operation.objects.select_related("by").filter(pk=UUID(str(key))).first()
+            found = self.get_queryset(request).filter(pk=UUID(str(key))).first()
         except ValueError:
             found = None
         if found is None:
             raise Http404("There is no such operation; it may have been deleted.")
-        operation: Operation = found
-        return operation
+        return found
 
     def _interval(self, request: HttpRequest, is_going_on: bool) -> int:
         """Never, if that was chosen."""
@@ -158,7 +162,7 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
 
     def _listed(self, request: HttpRequest) -> dict[str, Any]:
         """The context of `_operations.html`."""
-        chosen = Operation.objects.select_related("by").order_by("-id")
+        chosen = self.get_queryset(request).order_by("-id")
         before = _before(request)
         if before:
             chosen = chosen.filter(pk__lt=UUID(before))
@@ -173,7 +177,8 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
     def _told(self, request: HttpRequest, operation: Operation) -> dict[str, Any]:
         """The context of `_operation.html`."""
         row = self._row(request, operation)
-        may_abort = row.is_going_on and not operation.abort_requested_at and may(request.user, "bulk_job")
+        needed = operations.permissions_to_abort(operation, request.user)
+        may_abort = row.is_going_on and not operation.abort_requested_at and may(request.user, *needed)
         abort_url = url(self.admin_site, "operation_abort", operation.pk) if may_abort else ""
         seconds = operations.remaining_seconds(operation) if row.is_going_on else None
         remaining = (
@@ -189,13 +194,16 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         refused = {str(reason): int(count) for reason, count in dict(operation.refused or {}).items()}
         going_on = operation.finished_at is None
         verb = operation.get_verb_display()
+        is_own = operation.by_id == request.user.pk
+        search = operation.search if is_own else shown_search(operation.search, request.user)
+        is_whole = search == operation.search
         return OperationRow(
             id=operation.pk,
             url=url(self.admin_site, "operation_change", operation.pk),
             verb=str(verb),
             options=", ".join(_options(operation)),
-            search=operation.search,
-            search_url=strip.jobs_url(operation.search, request, self.admin_site),
+            search=search,
+            search_url=strip.jobs_url(search, request, self.admin_site) if is_whole else "",
             by=_by(operation),
             state=badge(name, str(word)),
             note=_note(operation),
@@ -233,7 +241,7 @@ def _options(operation: Operation) -> Iterator[str]:
         if name == "queue":
             yield gettext("to the queue {queue}").format(queue=value)
         elif name == "reason" and value:
-            yield gettext("as: {reason}").format(reason=value)
+            yield gettext("as: {reason}").format(reason=redact_text(value))
 
 
 def _note(operation: Operation) -> str:

@@ -14,7 +14,7 @@ from ..exceptions import SearchError
 from ..fingerprints import project_frames
 from ..models import Job
 from ..models.workers import MOST_COUNTED
-from ..redaction import redact, redact_text
+from ..redaction import MASK, redact, redact_text
 from ..searching import Search
 from .base import Parameters, call_text, redacted_call
 from .permissions import holds
@@ -51,6 +51,15 @@ def parsed(text: str, user: Any) -> Search:
     if search.asks_for("worker") and not may_see_workers(user):
         raise SearchError(gettext("Searching for workers takes the permission to see them."))
     return search
+
+
+def shown_search(text: str, user: Any) -> str:
+    """The search of somebody else: the values of arguments are for those who may see them, secrets for
+    nobody."""
+    try:
+        return redact_text(text if may_see_values(user) else searching.without_arguments(text))
+    except SearchError:  # Not understood any more, as after a change of settings.
+        return MASK
 
 
 def count_text(*counts: int) -> str:

@@ -588,6 +588,7 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "operations",
                 "ordering": ["-id"],
                 "default_permissions": ("view",),
+                "permissions": [("abort_operation", "Can abort an operation that somebody else started")],
                 "base_manager_name": "objects",
             },
         ),

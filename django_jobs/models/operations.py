@@ -64,6 +64,7 @@ class Operation(models.Model):
         verbose_name = _("operation")
         verbose_name_plural = _("operations")
         default_permissions = ("view",)
+        permissions = [("abort_operation", "Can abort an operation that somebody else started")]
         base_manager_name = "objects"
         ordering = ["-id"]
         indexes = [
@@ -75,4 +76,4 @@ class Operation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.verb}: {self.search}" if self.search else self.verb
+        return f"{self.verb} {self.pk}"  # Not the search, which may tell of arguments.

@@ -8,7 +8,7 @@ through, and the page tells to which moment; "older" goes on from there.
 """
 
 from .conditions import WORD, Condition
-from .language import QUALIFIERS, Search, among_arguments, asked_for, parse, replaced
+from .language import QUALIFIERS, Search, among_arguments, asked_for, parse, replaced, without_arguments
 from .pages import MOST_LISTED, MOST_LOOKED_THROUGH, Page, counts, moment_of, page
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "page",
     "parse",
     "replaced",
+    "without_arguments",
 ]

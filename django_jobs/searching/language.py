@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 
 from ..exceptions import SearchError
 from ..models import Job
-from ..redaction import is_secret
+from ..redaction import MASK, is_secret
 from ..states import Status
 from ..values import is_storable, short
 from .conditions import ATTEMPT, WORD, Condition, holds, id_span, path
@@ -134,6 +134,14 @@ def replaced(text: str, values: Mapping[str, str]) -> str:
     kept = [each for each in _conditions(text) if each.negated or each.qualifier not in values]
     new = [Condition(qualifier, value) for qualifier, value in values.items() if value]
     return " ".join(map(_written, [*kept, *new]))
+
+
+def without_arguments(text: str) -> str:
+    """A search with the values masked that it looks for in arguments."""
+    return " ".join(
+        _written(replace(each, value=MASK) if each.qualifier.startswith("args.") else each)
+        for each in _conditions(text)
+    )
 
 
 def among_arguments(text: str) -> str:

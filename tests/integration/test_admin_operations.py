@@ -50,7 +50,7 @@ def test_an_operation_tells_who_asked_for_what_and_what_it_did(client_who_may, j
         assert "50 %" in text
     text = page(client, operation).text
     assert "is finished" in text
-    assert "unique key held" in text
+    assert "its unique key is held" in text
     assert "q=queue%3Amail+status%3Afailed" in text
 
 
@@ -112,7 +112,7 @@ def test_an_operation_going_on_is_looked_at_every_two_seconds(client_who_may):
 
 def test_abort_ends_an_operation_and_leaves_a_trace(client_who_may, job_factory):
     client = client_who_may("view_operation", "bulk_job")
-    operation = running()
+    operation = running(by=User.objects.get())
     assert abort(operation) in page(client, operation).text
 
     answer = client.post(abort(operation), follow=True)
@@ -125,7 +125,7 @@ def test_abort_ends_an_operation_and_leaves_a_trace(client_who_may, job_factory)
 
 def test_aborting_what_has_ended_is_told(client_who_may):
     client = client_who_may("view_operation", "bulk_job")
-    operation = running(state="done", finished_at=Now())
+    operation = running(by=User.objects.get(), state="done", finished_at=Now())
 
     assert "It has ended already" in client.post(abort(operation), follow=True).text
 
@@ -133,7 +133,7 @@ def test_aborting_what_has_ended_is_told(client_who_may):
 @pytest.mark.parametrize("lacking", ["view_operation", "bulk_job"])
 def test_aborting_takes_both_permissions(client_who_may, lacking):
     client = client_who_may(*{"view_operation", "bulk_job"} - {lacking})
-    operation = running()
+    operation = running(by=User.objects.get())
 
     assert client.post(abort(operation)).status_code == 403
 
@@ -142,10 +142,21 @@ def test_aborting_takes_both_permissions(client_who_may, lacking):
         assert abort(operation) not in page(client, operation).text
 
 
+@pytest.mark.parametrize("may", [False, True])
+def test_aborting_what_somebody_else_started_takes_one_permission_more(client_who_may, may):
+    client = client_who_may("view_operation", "bulk_job", *(["abort_operation"] if may else []))
+    operation = running(by=User.objects.create_user("else"))
+    assert (abort(operation) in page(client, operation).text) == may
+
+    assert client.post(abort(operation)).status_code == (302 if may else 403)
+
+    assert bool(fresh(operation).abort_requested_at) == may
+
+
 def test_nothing_is_aborted_while_all_is_read_only(client_who_may, settings):
     settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "READ_ONLY": True}
     client = client_who_may("view_operation", "bulk_job")
-    operation = running()
+    operation = running(by=User.objects.get())
 
     assert client.post(abort(operation)).status_code == 403
 
@@ -156,7 +167,7 @@ def test_nothing_is_aborted_while_all_is_read_only(client_who_may, settings):
 def test_aborting_is_done_by_post_alone(client_who_may):
     client = client_who_may("view_operation", "bulk_job")
 
-    assert client.get(abort(running())).status_code == 405
+    assert client.get(abort(running(by=User.objects.get()))).status_code == 405
 
 
 def test_what_operations_hold_is_escaped(client_who_may):
@@ -211,7 +222,7 @@ def test_older_operations_are_on_further_pages(client_who_may):
 
 def test_regions_are_sent_once_and_are_the_same_as_on_their_page(client_who_may):
     client = client_who_may("view_operation", "bulk_job")
-    operation = running(state="done", finished_at=Now())
+    operation = running(by=User.objects.get(), state="done", finished_at=Now())
 
     for address, region in [
         (reverse(OPERATIONS), reverse("admin:django_jobs_operations_region")),

@@ -87,10 +87,12 @@ def test_every_permission_of_ours_is_told_where_steering_is():
         re.findall(r"`([a-z]+(?:_[a-z]+)*_(?:job|job_arguments|queue|worker|errorgroup|operation))`", page)
     )
 
-    from django_jobs.models import ErrorGroup, Job, Queue, Worker
+    from django_jobs.models import ErrorGroup, Job, Operation, Queue, Worker
 
     defined = {
-        codename for model in (ErrorGroup, Job, Queue, Worker) for codename, _ in model._meta.permissions
+        codename
+        for model in (ErrorGroup, Job, Operation, Queue, Worker)
+        for codename, _ in model._meta.permissions
     }
     looking = {f"view_{name}" for name in ("job", "queue", "worker", "errorgroup", "operation")}
     assert named - {"quiet_worker", "unquiet_worker", "stop_worker"} == {*defined, *looking, "delete_job"}

@@ -47,8 +47,13 @@ VERBS = {
         None,
         lambda job, by: operations.start("requeue", "args.left:1", by=by),
     ),
-    "abort an operation": (
-        {"bulk_job"},
+    "start an operation by workers": (
+        {"bulk_job", "requeue_job", "view_worker"},
+        None,
+        lambda job, by: operations.start("requeue", "worker:w1", by=by),
+    ),
+    "abort an operation of somebody else": (
+        {"bulk_job", "abort_operation"},
         "operation",
         lambda operation, by: operations.abort(operation, by=by),
     ),
