@@ -5,19 +5,20 @@ the others answer in our own words, for commands and pages.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
+from django.db import router
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
-from . import registry
+from . import registry, servers, sql
 from .engines import BaseEngine, all_engines
-from .exceptions import EngineUnavailable, UnknownQueue
+from .exceptions import UnknownQueue
 from .models import Attempt, Job, Queue, QueueEvent, Worker
 from .models.counting import bounded_counts, selected
 from .models.tallies import totals
@@ -173,19 +174,23 @@ def get_queue_jobs(name: str, status: str | None = None, limit: int = 10) -> lis
     return [_told(job, ran_by.get(job.pk)) for job in jobs.order_by("-id")]
 
 
-def queues() -> list[QueueFigures]:
-    """The figures of every declared queue, and of others where jobs wait that nobody will take."""
+def queue_names() -> list[str]:
+    """Every declared queue, and others where jobs wait that nobody will take."""
+    undeclared = (name for engine in all_engines() for name in _undeclared_queues(engine))
+    return list(dict.fromkeys([*_declared_names(), *undeclared]))
+
+
+def queues(names: Collection[str] | None = None) -> list[QueueFigures]:
+    """The figures of the `queue_names`, or of those among these names; only their servers are asked."""
     found: list[tuple[str, BaseEngine, str, str | None, str]] = []
+    for server in servers.ask(names):
+        found += [(name, server.engine, server.address, server.epoch, server.error) for name in server.queues]
     for engine in all_engines():
-        for server, names in engine.servers().items():
-            try:
-                epoch, error = engine.epoch(names[0]), ""
-            except EngineUnavailable as unavailable:
-                epoch, error = None, str(unavailable)
-            found += [(name, engine, server, epoch, error) for name in names]
         for name in _undeclared_queues(engine):
             error = f"Jobs wait on the queue {name}, which {engine.declared_in} does not declare."
             found.append((name, engine, "", None, error))
+    if names is not None:
+        found = [each for each in found if each[0] in names]
     counts = _counts([name for name, *_ in found])
     undelivered = bounded_counts(
         {
@@ -197,11 +202,7 @@ def queues() -> list[QueueFigures]:
         }
     )
     paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
-    listening: Counter[str] = Counter()
-    slots: Counter[str] = Counter()
-    for worker in Worker.objects.alive().exclude(state=Worker.State.QUIET):
-        listening.update(worker.queues)
-        slots.update(dict.fromkeys(worker.queues, worker.slots))
+    listening = sql.listening(router.db_for_write(Worker))
     return [
         QueueFigures(
             name=name,
@@ -209,8 +210,8 @@ def queues() -> list[QueueFigures]:
             server=server,
             paused=name in paused,
             undelivered=undelivered.get((name, engine.name)),
-            workers=listening[name],
-            slots=slots[name],
+            workers=listening.get(name, (0, 0))[0],
+            slots=listening.get(name, (0, 0))[1],
             error=error,
             **{status: counts[name, status] for status in Status.values},
         )
@@ -251,10 +252,11 @@ def oldest_waiting(queues: Iterable[str]) -> dict[str, datetime]:
     return {name: at for name, at in firsts.items() if at}
 
 
-def pauses() -> dict[str, QueueEvent]:
-    """Who paused the queues that are paused, and when; without those that were not paused by `control`."""
+def pauses(queues: Collection[str]) -> dict[str, QueueEvent]:
+    """Who paused those of these queues that are paused, and when; without those that were not paused by
+    `control`."""
     events = QueueEvent.objects.filter(queue=OuterRef("name"), kind=QueueEvent.Kind.PAUSED).order_by("-id")
-    newest = Queue.objects.filter(paused=True).values_list(Subquery(events.values("pk")[:1]))
+    newest = Queue.objects.filter(paused=True, name__in=queues).values_list(Subquery(events.values("pk")[:1]))
     found = QueueEvent.objects.filter(pk__in=newest).select_related("by")
     return {event.queue: event for event in found}
 

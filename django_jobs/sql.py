@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.db import connections, models, router
 
-from .models import Job, Queue
+from .models import Job, Queue, Worker
 from .states import QUEUED, STARTED
 
 # What clock_timestamp() is to PostgreSQL: the database's clock, in the form Django stores on SQLite.
@@ -43,6 +43,12 @@ SELECT queue, (SELECT {job}.queued_at FROM {job}
                ORDER BY {job}.queued_at LIMIT 1)
 FROM waiting WHERE queue IS NOT NULL LIMIT {most}
 """
+
+# Each worker's queues are a list of texts.
+_LISTENING = {
+    "postgresql": "jsonb_array_elements_text({worker}.queues) AS queue(value)",
+    "sqlite": "json_each({worker}.queues) AS queue",
+}
 
 _INSERT = """
 INSERT INTO {job} ({columns}) SELECT {values} FROM {rows} {on_conflict}
@@ -120,6 +126,22 @@ def waiting_since(alias: str, most: int) -> dict[str, datetime | None]:
     with connections[alias].cursor() as cursor:
         cursor.execute(_WAITING.format(job=table, queued=QUEUED.value, most=most))
         return {queue: _moment(told) if told else None for queue, told in cursor.fetchall()}
+
+
+def listening(alias: str) -> dict[str, tuple[int, int]]:
+    """{queue: how many live workers take from it, how many jobs these run at a time}; without those that were
+    told to take nothing more."""
+    connection = connections[alias]
+    worker = connection.ops.quote_name(Worker._meta.db_table)
+    statement = (
+        f"SELECT queue.value, COUNT(*), SUM({worker}.slots) "  # noqa: S608 - Names of our own.
+        f"FROM {worker}, {_LISTENING[connection.vendor].format(worker=worker)} "
+        f"WHERE {worker}.leased_until >= {NOW[connection.vendor]} AND {worker}.state <> %s "
+        f'AND {worker}."order" = %s GROUP BY queue.value'
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [Worker.State.QUIET.value, Worker.Order.NONE.value])
+        return {queue: (workers, slots) for queue, workers, slots in cursor.fetchall()}
 
 
 def claim(wanted: Sequence[tuple[UUID, int]], worker_id: UUID, claim_id: UUID) -> list[Job]:

@@ -19,12 +19,11 @@ from django.utils.formats import date_format, number_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext, ngettext
 
-from . import figures, relay, sql
-from .engines import BaseEngine, all_engines
-from .exceptions import EngineUnavailable
+from . import figures, servers, sql
 from .models import Job, Lease, Queue, Worker
 from .models.counting import CountOf, EarliestOf, selected
 from .models.workers import MOST_COUNTED, MOST_WORKERS
+from .servers import Server
 
 Level = Literal["ok", "degraded", "stalled"]
 Trouble = Literal["undeclared", "untaken", "stuck", "undelivered", "paused"]
@@ -129,15 +128,6 @@ def quoted(value: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
-    address: str
-    queues: Sequence[str]
-    epoch: str | None
-    """None while it is away, and where it is not asked."""
-    away_since: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """What was seen; nothing in words, as several languages may ask."""
 
@@ -161,7 +151,7 @@ class _Found:
     moves: bool
     """True if a worker that lives runs a job, or a job has just ended."""
     lacks_maintainer: bool
-    servers: Sequence[_Server]
+    servers: Sequence[Server]
     paused: Collection[str]
     alive: Sequence[Worker]
     silent: Sequence[Worker]
@@ -171,17 +161,11 @@ class _Found:
 
 
 _kept: tuple[float, _Found] | None = None
-_away: dict[str, tuple[datetime, float]] = {}
-"""{server: since when this process knows that it is away, and when to ask it again}"""
 
 
 def _look() -> _Found:
-    servers = [
-        _ask(engine, address, queues)
-        for engine in all_engines()
-        for address, queues in engine.servers().items()
-    ]
-    declared = {name for server in servers for name in server.queues}
+    asked = servers.ask()
+    declared = {name for server in asked for name in server.queues}
     paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
     # The living first: of those that went silent there may be any number.
     is_alive = ExpressionWrapper(Q(leased_until__gte=Now()), BooleanField())
@@ -194,7 +178,7 @@ def _look() -> _Found:
     held = [name for name in waiting if name in untaken or _idle(_listening(name, alive))]
     undelivered_on = {
         (name, side): jobs
-        for server in servers
+        for server in asked
         for name in server.queues
         if name in waiting and name not in paused and server.epoch is not None
         for side, jobs in enumerate(_undelivered(name, server.epoch))
@@ -236,29 +220,13 @@ def _look() -> _Found:
         undelivered_since=min(undelivered_since, default=None),
         moves=bool(counted["works"] or counted["ended"]),
         lacks_maintainer=has_work and not _has_maintainer(),
-        servers=servers,
+        servers=asked,
         paused=paused,
         alive=alive,
         silent=[worker for worker in workers if not worker.is_alive and worker.seen_at > now - SILENT_FOR],
         hour=hour,
         rate_before=_rate_before(now) if _tells(hour) else None,
     )
-
-
-def _ask(engine: BaseEngine, address: str, queues: Sequence[str]) -> _Server:
-    since, again_at = _away.get(address, (timezone.now(), 0.0))
-    if not relay.reaches_out():
-        return _Server(address, queues, epoch=None, away_since=None)
-    if time.monotonic() >= again_at and not relay.rests(address):
-        try:
-            epoch = engine.epoch(queues[0])
-        except EngineUnavailable:
-            again_at = time.monotonic() + relay.REST_AFTER_FAILURE_SECONDS
-        else:
-            _away.pop(address, None)
-            return _Server(address, queues, epoch, away_since=None)
-    _away[address] = since, again_at
-    return _Server(address, queues, epoch=None, away_since=since)
 
 
 def _waiting_on(queue: str) -> QuerySet[Job]:

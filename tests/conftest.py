@@ -27,7 +27,7 @@ from django.db.models.functions import Now
 from django.test import Client, TransactionTestCase
 from uuid6 import uuid7
 
-from django_jobs import embedded, engines, executor, registry, relay, rlimits, tasks, verdict
+from django_jobs import embedded, engines, executor, registry, relay, rlimits, servers, tasks, verdict
 from django_jobs.engines.rq.connections import impatient_client
 from django_jobs.engines.rq.engine import EPOCH_KEY
 from django_jobs.models import Job, Worker
@@ -197,7 +197,7 @@ def _nothing_remembered() -> Iterator[None]:
     installation_id.cache_clear()
     relay._resting_until.clear()
     verdict._kept = None
-    verdict._away.clear()
+    servers._away.clear()
     yield
     installation_id.cache_clear()
 

@@ -10,6 +10,7 @@ from typing import Any
 from django import forms
 from django.contrib.admin import AdminSite
 from django.contrib.admin.utils import quote, unquote
+from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponseNotAllowed, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -40,6 +41,7 @@ from .live import partial
 from .scales import duration_text
 from .seeing import short_call
 
+PAGE = 50
 SPAN = timedelta(hours=1)
 MOST_EMPTIED = 500
 """More jobs than these are not canceled while a request waits, but in the background."""
@@ -81,7 +83,9 @@ class QueueRow:
 
 def queues_view(request: HttpRequest, site: AdminSite) -> HttpResponseBase:
     check(request, "view_queue")
-    context = {**_listed(request, site), "region_url": url(site, "queues_region")}
+    context = _listed(request, site)
+    region = url(site, "queues_region")
+    context["region_url"] = f"{region}?page={context['page'].number}"
     return page(request, site, "admin/django_jobs/queues.html", context, title=gettext("Queues"))
 
 
@@ -203,11 +207,12 @@ class MoveForm(forms.Form):
 
 def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     """The context of `_queues.html`."""
-    queues = monitor.queues()
+    shown = Paginator(monitor.queue_names(), PAGE).get_page(request.GET.get("page"))
+    queues = monitor.queues(list(shown.object_list))
     names = [queue.name for queue in queues]
     now = timezone.now()
     hour = figures.series_by_queue("minute", now - SPAN, now, names)
-    oldest, pauses = monitor.oldest_waiting(names), monitor.pauses()
+    oldest, pauses = monitor.oldest_waiting(names), monitor.pauses(names)
     rows = [
         _row(request, site, queue, hour[queue.name], oldest.get(queue.name), pauses.get(queue.name))
         for queue in queues
@@ -215,6 +220,7 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     return {
         "rows": rows,
         "lacks": list(dict.fromkeys(row.lack for row in rows if row.lack)),
+        "page": shown,
         "may_manage": may(request.user, "manage_queue"),
         "formula": _formula(),
     }
@@ -227,7 +233,7 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
     now = timezone.now()
     hour = figures.series("minute", now - SPAN, now, queue=name)
     oldest = monitor.oldest_waiting([name])
-    pauses = monitor.pauses() if queue and queue.paused else {}
+    pauses = monitor.pauses([name])
     newest: list[Job] = []
     if request.user.has_perm("django_jobs.view_job"):
         jobs = visible(request.user, Job.objects.all())
@@ -258,7 +264,7 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
 
 def _figures(name: str) -> QueueFigures | None:
     """None for a queue that has only ended jobs and is not declared."""
-    return next((queue for queue in monitor.queues() if queue.name == name), None)
+    return next(iter(monitor.queues([name])), None)
 
 
 def _known(name: str) -> str:

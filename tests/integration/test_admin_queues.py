@@ -116,6 +116,37 @@ def test_the_course_of_a_queue_leaves_out_the_minute_that_has_just_begun(client_
     assert "last 7" in row(client).spark
 
 
+def test_many_queues_are_on_pages_each_of_which_costs_the_same(client_who_may, job_factory, settings, valkey):
+    client = client_who_may("view_queue")
+    [usual, *_] = settings.RQ_QUEUES.values()
+    make_worker(queues=["queue7", "queue77"], slots=3)
+    make_worker(name="w2", queues=["queue77"])
+    make_worker(name="w3", queues=["queue77"], state="quiet")
+    job_factory(queue="queue77")
+
+    def cost(of_page):
+        before = valkey.info("stats")["total_commands_processed"]
+        with CaptureQueriesContext(connection) as captured:
+            client.get(reverse("admin:django_jobs_queues_region"), {"page": of_page})
+        return len(captured), valkey.info("stats")["total_commands_processed"] - before
+
+    settings.RQ_QUEUES = {f"queue{number}": usual for number in range(50)}
+    cost(1)  # The first one connects.
+    few = cost(1)
+    settings.RQ_QUEUES = {f"queue{number}": usual for number in range(140)}
+
+    assert [cost(number) for number in (1, 2, 3)] == [few] * 3
+    page = client.get(reverse(QUEUES), {"page": "2"})
+    assert [row.name for row in page.context["rows"]] == [f"queue{number}" for number in range(50, 100)]
+    assert "Queues 51 to 100 of 140" in page.text
+    assert 'href="?page=3" rel="next"' in page.text
+    shown = {row.name: row.figures for row in page.context["rows"]}
+    assert (shown["queue77"].workers, shown["queue77"].slots, shown["queue77"].queued) == (2, 4, 1)
+    region = client.get(page.context["region_url"]).text
+    assert "queue77" in region
+    assert "queue7<" not in region
+
+
 def test_a_queue_whose_server_is_away_says_so_and_tells_no_number_of_undelivered_jobs(
     client_who_may, job_factory, settings
 ):
@@ -165,17 +196,6 @@ def test_emptying_a_queue_states_the_number_first(client_who_may, job_factory):
     assert "3 jobs were canceled." in page
     assert {fresh(job).status for job in jobs} == {CANCELED}
     assert fresh(scheduled).status == SCHEDULED
-
-
-def test_emptying_a_queue_is_of_the_jobs_that_a_user_may_see(client_who_may, job_factory, settings):
-    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "VISIBLE_JOBS": "tests.conftest.own_jobs"}
-    client = client_who_may("view_queue", "manage_queue")
-    mine, other = job_factory(owner=User.objects.get()), job_factory()
-
-    assert "1 queued job of file_processing will be canceled." in client.get(url("queue_empty")).text
-    client.post(url("queue_empty"))
-
-    assert [fresh(job).status for job in (mine, other)] == [CANCELED, QUEUED]
 
 
 def test_emptying_a_queue_of_many_goes_on_in_the_background(client_who_may, job_factory, monkeypatch):
