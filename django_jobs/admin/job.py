@@ -4,6 +4,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -58,7 +59,9 @@ MOST_REQUEUED = 50
 """Jobs made from one that are read; the newest of them are shown."""
 FOLDED_CHARACTERS = 2_000
 """Longer values are folded."""
-_MOST_COMPARED_LINES = 5_000
+_MOST_COMPARED_LINES = 1_000
+"""Between the first that differs and the last. To compare five times as many may take many seconds."""
+_LINES_AROUND = 2
 
 TO_EDIT = ("requeue_job", "edit_job_arguments", "view_job_arguments")
 """The permissions it takes to requeue a job with other arguments: whoever edits them sees them."""
@@ -441,12 +444,21 @@ def _compared(old: Sequence[str], new: Sequence[str]) -> SafeString | str:
     """The lines that differ, with some around them."""
     if old == new:
         return gettext("Other than before; it is masked.")
+    begin = max(0, _count_alike(old, new) - _LINES_AROUND)
+    old, new = old[begin:], new[begin:]
+    end = max(0, _count_alike(old[::-1], new[::-1]) - _LINES_AROUND)
+    old, new = old[: len(old) - end], new[: len(new) - end]
     if max(len(old), len(new)) > _MOST_COMPARED_LINES:
         return gettext("Other than before; it is too long to be compared.")
     tags = {"+": "ins", "-": "del", " ": "span", "@": "span"}
-    lines = list(difflib.unified_diff(old, new, lineterm="", n=2))[3:]
+    lines = list(difflib.unified_diff(old, new, lineterm="", n=_LINES_AROUND))[3:]
     return format_html_join(
         "\n",
         "<{0}>{1}</{0}>",
         ((SafeString(tags[line[0]]), "…" if line[0] == "@" else line) for line in lines),
     )
+
+
+def _count_alike(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many lines both have alike until the first that differs."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,5 +1,6 @@
 """The page of a job in the admin, and requeuing it with other arguments."""
 
+import json
 import re
 from datetime import timedelta
 from html import unescape
@@ -14,7 +15,7 @@ from django.utils import timezone
 from django_jobs.models import Attempt, Job
 from django_jobs.redaction import MASK
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
-from tests.conftest import fresh
+from tests.conftest import Stopwatch, fresh
 
 JOB = "admin:django_jobs_job_change"
 HEAD = "admin:django_jobs_job_head"
@@ -418,6 +419,23 @@ def test_the_difference_is_shown_before_a_new_job_is_made(client_who_may, job_fa
     assert "<pre><del>-1</del>\n<ins>+5</ins></pre>" in page
     assert "<code>right</code>" not in page
     assert not Job.objects.filter(requeued_from=job).exists()
+
+
+def test_the_difference_of_long_arguments_takes_no_long_time(client_who_may, job_factory):
+    client = client_who_may(*EVERYTHING)
+    lines = [f"line {number % 101}" for number in range(4_000)]
+    job = job_factory(task="gone.task", status=FAILED, args=[lines])
+    changed = {"args": json.dumps([[*lines[:2_000], "other", *lines[2_001:]]]), "kwargs": "{}"}
+
+    with Stopwatch() as watch:
+        page = edit(client, job, **changed).text
+        other = edit(client, job, args=json.dumps([lines[::-1]]), kwargs="{}").text
+
+    assert f"<del>-  &quot;{lines[2_000]}&quot;,</del>" in page
+    assert "<ins>+  &quot;other&quot;,</ins>" in page
+    assert page.count("<span>") < 10
+    assert "Other than before; it is too long to be compared." in other
+    assert watch.seconds < 5
 
 
 def test_a_new_job_runs_with_the_other_arguments(client_who_may, job_factory):
