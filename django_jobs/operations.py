@@ -185,9 +185,10 @@ def _go_on(operation_id: UUID) -> bool:
     """Do the next chunk; True if another one follows."""
     rows = Operation.objects.unfinished().filter(pk=operation_id)
     try:
+        matched = _count_before_the_first(rows)
         with transaction.atomic(using=router.db_for_write(Job)):
             operation = rows.select_for_update(skip_locked=True).first()
-            return operation is not None and _advance(operation)
+            return operation is not None and _advance(operation, matched)
     except (OperationalError, InterfaceError):
         raise  # The database is away, or a deadlock was resolved: it is tried again.
     except Exception as error:
@@ -199,11 +200,20 @@ def _go_on(operation_id: UUID) -> bool:
         return False
 
 
+def _count_before_the_first(rows: QuerySet[Operation]) -> int | None:
+    """How many jobs match, before the first chunk. To count them may take a second: nothing is locked."""
+    operation = rows.filter(started_at__isnull=True, abort_requested_at__isnull=True).first()
+    if operation is None:
+        return None
+    _check_still_allowed(operation)
+    return _count(_matching(operation), operation)
+
+
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _advance(operation: Operation) -> bool:
+def _advance(operation: Operation, matched: int | None) -> bool:
     row = Operation.objects.filter(pk=operation.pk)
     if operation.abort_requested_at:
         row.update(state=Operation.State.ABORTED, finished_at=Now())
@@ -213,7 +223,7 @@ def _advance(operation: Operation) -> bool:
     jobs = _matching(operation)
     changed: dict[str, Any] = {"state": Operation.State.RUNNING}
     if operation.started_at is None:
-        changed |= {"started_at": Now(), "matched": _count(jobs, operation)}
+        changed |= {"started_at": Now(), "matched": matched}
     steered, cursor = _chunk(operation, jobs)
     changed |= {
         "cursor": cursor,

@@ -434,6 +434,23 @@ def test_an_operation_that_another_maintainer_has_in_hand_is_passed_by():
     assert run(operation).done == 3
 
 
+@pytest.mark.django_db(transaction=True)
+def test_nobody_waits_while_it_is_counted_how_many_jobs_match(monkeypatch):
+    make_many(3, status=FAILED)
+    operation = operations.start("requeue", "status:failed")
+    count, aborted = operations._count, []
+
+    def count_while_somebody_aborts(*asked):
+        aborted.extend(at_once(lambda: operations.abort(operation)))
+        return count(*asked)
+
+    monkeypatch.setattr(operations, "_count", count_while_somebody_aborts)
+    row = run(operation)
+
+    assert aborted == [True]
+    assert (row.state, row.done, by_status()) == (State.ABORTED, 0, {"failed": 3})
+
+
 # Who may, while it goes on
 
 
