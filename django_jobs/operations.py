@@ -19,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import IntegrityError, InterfaceError, OperationalError, router, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
+from django.utils.translation import gettext
 
 from . import control, sql
 from .control import together
@@ -78,7 +79,9 @@ def start(verb: str, search: str, by: Any = None, **options: Any) -> Operation:
     check_permission(by, "bulk_job", PERMISSIONS[verb])
     meant = parse(search)
     if not meant:
-        raise SearchError("The search is empty, which would mean all jobs; say which, such as status:failed.")
+        raise SearchError(
+            gettext("The search is empty, which would mean all jobs; say which, such as status:failed.")
+        )
     _check_may_search(by, meant)
     lower, upper = meant.span
     given = _checked_options(verb, options)

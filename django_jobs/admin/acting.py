@@ -23,6 +23,7 @@ from ..states import Status
 from ..visibility import visible
 from .badges import WORDS, badge, standing
 from .buttons import check_action, may
+from .refusals import reason_text, refusal_text
 from .seeing import count_text, parsed, short_call
 from .verbs import VERBS, Verb, lack_to_stop
 
@@ -122,7 +123,7 @@ class ActsOnJobs:
         messages.add_message(request, messages.SUCCESS if steered.done else messages.WARNING, done)
         for reason, count in steered.refused.most_common():
             said = gettext("{count} left alone: {reason}.")
-            messages.warning(request, said.format(count=count, reason=reason))
+            messages.warning(request, said.format(count=count, reason=reason_text(reason)))
         return HttpResponseRedirect(back)
 
     def _act_on_one(self, request: HttpRequest, asked: Asked, job: Job | None, back: str) -> str:
@@ -133,7 +134,7 @@ class ActsOnJobs:
         try:
             answer = asked.verb.steer(job, by=request.user, **asked.options)
         except JobsError as refusal:
-            messages.warning(request, str(refusal))
+            messages.warning(request, refusal_text(refusal))
             return back
         if answer is False:
             messages.warning(request, gettext("It had ended already."))

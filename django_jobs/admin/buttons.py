@@ -17,6 +17,7 @@ from ..conf import settings
 from ..exceptions import JobsError
 from .base import page
 from .permissions import holds
+from .refusals import refusal_text
 
 
 def may(user: Any, *codenames: str) -> bool:
@@ -45,7 +46,7 @@ def done(request: HttpRequest, verb: Callable[[], str]) -> bool:
     try:
         told = verb()
     except JobsError as refusal:
-        messages.error(request, str(refusal))
+        messages.error(request, refusal_text(refusal))
         return False
     messages.success(request, told)
     return True

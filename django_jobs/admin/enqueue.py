@@ -30,6 +30,7 @@ from .buttons import check, check_action, url
 from .code import blank_code, call_code
 from .forms import CallForm
 from .permissions import holds
+from .refusals import refusal_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def _enqueued(
         if option:
             options.add_error(option, str(refusal))
         else:
-            call.add_error(None, str(refusal))
+            call.add_error(None, refusal_text(refusal))
     return None
 
 

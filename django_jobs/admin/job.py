@@ -38,6 +38,7 @@ from .code import job_code
 from .forms import CallForm
 from .live import partial
 from .permissions import holds
+from .refusals import refusal_text
 from .scales import duration_text
 from .seeing import (
     long_call,
@@ -212,7 +213,7 @@ class ShowsJob(ActsOnJobs):
             try:
                 again = control.requeue_edited(job, args, kwargs, by=request.user)
             except (JobsError, TypeError, ValueError) as refusal:
-                form.add_error(None, str(refusal))
+                form.add_error(None, refusal_text(refusal))
             else:
                 messages.success(request, gettext("Requeued as this new job."))
                 return HttpResponseRedirect(self.job_url(again.pk))

@@ -30,6 +30,7 @@ from .base import JobsPage, LookOnly
 from .buttons import check_action, done, may, note, url
 from .charts import meter
 from .live import partial
+from .refusals import reason_text
 from .scales import duration_text
 from .seeing import shown_search
 
@@ -212,7 +213,7 @@ class OperationAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             done=number_format(operation.done, force_grouping=True),
             refused=number_format(sum(refused.values()), force_grouping=True),
             refusals=[
-                (reason, number_format(count, force_grouping=True))
+                (reason_text(reason), number_format(count, force_grouping=True))
                 for reason, count in sorted(refused.items(), key=lambda each: (-each[1], each[0]))
             ],
             matched="" if operation.matched is None else capped(min(operation.matched, MOST_COUNTED)),

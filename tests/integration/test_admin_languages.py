@@ -11,8 +11,9 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 import django_jobs
+from django_jobs.admin import refusals
 from django_jobs.models import Attempt, ErrorGroup, FigureDelta, Operation, Queue
-from django_jobs.states import FAILED, QUEUED, SCHEDULED, STARTED
+from django_jobs.states import FAILED, QUEUED, SCHEDULED, STARTED, Status
 from tests.conftest import make_worker
 
 LOCALE = Path(django_jobs.__file__).parent / "locale"
@@ -118,3 +119,34 @@ def test_a_search_that_is_not_understood_is_told_in_the_language_of_its_reader(a
 
     assert "未知的状态" in page.text
     assert "Unknown status" not in page.text
+
+
+def test_a_refusal_is_told_in_the_language_of_who_asked(admin_client, job_factory):
+    job = job_factory(status=STARTED)
+    refused = {"is started by now": 1, "unique key held": 2}
+    operation = Operation.objects.create(verb="requeue", refused=refused)
+
+    def asked(**sent):
+        sent = {"verb": "requeue", "job": job.pk, **sent}
+        return admin_client.post(reverse("admin:django_jobs_job_act"), sent, follow=True).text
+
+    with translation.override("zh-hans"):
+        one, several = asked(**{"from": "page"}), asked()
+        page = admin_client.get(reverse("admin:django_jobs_operation_change", args=[operation.pk])).text
+
+    assert "未执行任何操作" in one
+    assert "状态为“运行中”" in one
+    assert "状态为“运行中”" in several
+    assert "现在状态为“运行中”" in page
+    assert "其唯一键已被占用" in page
+
+
+def test_each_reason_of_a_refusal_is_translated():
+    of_states = [f"is {state}{end}" for state in Status for end in refusals._OF_STATES]
+
+    with translation.override("zh-hans"):
+        for reason in [*refusals._REASONS, *of_states, "not supported by rq"]:
+            assert refusals.reason_text(reason) != reason
+
+    assert refusals.reason_text("is started by now") == "is started by now"
+    assert refusals.reason_text("<b>why") == "<b>why"
