@@ -174,7 +174,7 @@ def test_who_may_see_some_jobs_only_sees_the_own_ones_and_that_all_are_not_told(
     job = job_factory(status=FAILED, error_type="Own", owner=limited)
     job.attempts.create(number=1, claim_id=job.pk, worker_name="w1", started_at=Now(), outcome=FAILED)
 
-    page = client.get(reverse("admin:django_jobs_dashboard")).text
+    page = client.get(reverse("admin:django_jobs_dashboard_changelist")).text
 
     assert "Own" in page
     assert "what is told of all of them is not shown" in page
@@ -207,7 +207,7 @@ def all_jobs(user, jobs):
     return jobs
 
 
-SHOWN = ["job_changelist", "job_change", "attempt_changelist", "attempt_change", "dashboard"]
+SHOWN = ["job_changelist", "job_change", "attempt_changelist", "attempt_change", "dashboard_changelist"]
 
 
 @pytest.mark.parametrize("may", [False, True])
