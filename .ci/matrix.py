@@ -59,6 +59,9 @@ def main(arguments: list[str]) -> int:
     measured = None if arguments else pythons[-1]
     with tempfile.TemporaryDirectory(prefix="django-jobs-tests-", ignore_cleanup_errors=True) as folder:
         os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
+        if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+            # Without any, hundreds of processes would compile all that they import.
+            os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/bytecode"
         old, new = pythons[0], pythons[-1]
         cell = partial(test, measured=measured, folder=Path(folder), isolation="prefork")
         if old == new:
