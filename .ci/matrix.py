@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
-TRACKS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
+PARTS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
 PROCESSES = ["tests/acceptance", "tests/faults"]
 FUNCTIONS = ["tests/unit", "tests/integration", "tests/browser", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
@@ -64,33 +64,26 @@ def main(arguments: list[str]) -> int:
             os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/bytecode"
         old, new = pythons[0], pythons[-1]
         cell = partial(test, measured=measured, folder=Path(folder), isolation="prefork")
-        if old == new:
-            tracks = [
-                [partial(cell, old, "postgresql", arguments)],
-                [partial(cell, old, "sqlite", arguments)],
+        if old == new or arguments:
+            parts = [
+                partial(cell, python, database, arguments)
+                for python in dict.fromkeys((new, old))
+                for database in ("sqlite", "postgresql")
             ]
         else:
-            tracks = [
-                [partial(cell, new, "sqlite", arguments or [*PROCESSES, *but(ON_POSTGRESQL_ONLY)])],
-                [partial(cell, old, "postgresql", arguments or [*PROCESSES, *but(ON_SQLITE_ONLY)])],
-                [
-                    partial(cell, new, "postgresql", arguments or core_with(WITH_CORE_ON_POSTGRESQL)),
-                    partial(cell, old, "sqlite", arguments or core_with(WITH_CORE_ON_SQLITE)),
-                    *([] if arguments else [partial(cell, old, "sqlite", WITH_FORKS, isolation="fork")]),
-                ],
+            parts = [
+                partial(cell, new, "sqlite", [*PROCESSES, *but(ON_POSTGRESQL_ONLY)]),
+                partial(cell, old, "postgresql", [*PROCESSES, *but(ON_SQLITE_ONLY)]),
+                partial(cell, new, "sqlite", FUNCTIONS),
+                partial(cell, old, "postgresql", [*FUNCTIONS, *but(ON_SQLITE_ONLY)]),
+                partial(cell, new, "postgresql", core_with(WITH_CORE_ON_POSTGRESQL)),
+                partial(cell, old, "sqlite", core_with(WITH_CORE_ON_SQLITE)),
+                partial(cell, old, "sqlite", WITH_FORKS, isolation="fork"),
             ]
-            if not arguments:
-                tracks.append(
-                    [
-                        partial(cell, new, "sqlite", FUNCTIONS),
-                        partial(cell, old, "postgresql", [*FUNCTIONS, *but(ON_SQLITE_ONLY)]),
-                    ]
-                )
         if not arguments:
-            tracks[-2] += [partial(chaos, old, "Chaos", CHAOS), partial(chaos, old, "Control of it", CONTROL)]
-        with ThreadPoolExecutor(TRACKS_AT_ONCE) as pool:
-            done = pool.map(lambda track: [part() for part in track], tracks)
-            verdicts = dict(verdict for verdicts in done for verdict in verdicts)
+            parts += [partial(chaos, old, "Chaos", CHAOS), partial(chaos, old, "Control of it", CONTROL)]
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            verdicts = dict(pool.map(lambda part: part(), parts))
         if measured and all(verdicts.values()):
             verdicts["Coverage"] = coverage_suffices(measured)
     for subject, passed in verdicts.items():
