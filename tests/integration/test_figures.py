@@ -821,7 +821,7 @@ def test_pruning_is_bounded_and_begins_with_the_oldest(monkeypatch):
 @pytest.mark.usefixtures("valkey")
 def test_additions_do_not_pile_up_while_jobs_run(job_factory):
     most = 0
-    for _ in range(20):
+    for _ in range(5):
         for _ in range(10):
             execute(job_factory())
         figures.fold()
