@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
-    *("--headless", "--no-sandbox", "--disable-gpu"),
+    *("--headless", "--no-sandbox", "--disable-gpu", "--in-process-gpu"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
 expect.set_options(timeout=30_000)  # Beside other tests, a machine may stand still for seconds.
