@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
 PARTS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
 PROCESSES = ["tests/acceptance", "tests/faults"]
-FUNCTIONS = ["tests/unit", "tests/integration", "tests/browser", "tests/chaos"]
+FUNCTIONS = ["tests/unit", "tests/integration"]
+WITH_FUNCTIONS_ON_SQLITE = ["tests/browser", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
     *(f"acceptance/test_{name}.py" for name in ("async_tasks", "doctor", "faults", "prefork", "robustness")),
     "acceptance/test_stopping.py",
@@ -40,7 +41,6 @@ ON_SQLITE_ONLY = (
     *(f"integration/test_admin_{name}.py" for name in ("operations", "pages", "queues", "workers")),
     *(f"integration/test_documents_{name}.py" for name in ("demo", "feeding", "pages", "processes", "tasks")),
     "faults/test_sqlite_faults.py",
-    *("browser", "chaos"),
 )
 # Beside the core, where there is time left: on the new ones with PostgreSQL, on the old ones with SQLite.
 WITH_CORE_ON_POSTGRESQL = [f"faults/test_{name}.py" for name in ("crash_points", "full_redis", "leaks")]
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
             parts = [
                 partial(cell, new, "sqlite", [*PROCESSES, *but(ON_POSTGRESQL_ONLY)]),
                 partial(cell, old, "postgresql", [*PROCESSES, *but(ON_SQLITE_ONLY)]),
-                partial(cell, new, "sqlite", FUNCTIONS),
+                partial(cell, new, "sqlite", [*FUNCTIONS, *WITH_FUNCTIONS_ON_SQLITE]),
                 partial(cell, old, "postgresql", [*FUNCTIONS, *but(ON_SQLITE_ONLY)]),
                 partial(cell, new, "postgresql", core_with(WITH_CORE_ON_POSTGRESQL)),
                 partial(cell, old, "sqlite", core_with(WITH_CORE_ON_SQLITE)),
