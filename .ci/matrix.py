@@ -37,8 +37,9 @@ ON_SQLITE_ONLY = (
     *(f"acceptance/test_{name}.py" for name in ("quickstart", "running", "worker_command")),
     *(f"integration/test_{name}.py" for name in ("commands_documented", "commands_terminal", "docs")),
     *(f"integration/test_{name}.py" for name in ("embedded", "environment", "testing")),
-    *(f"integration/test_admin_{name}.py" for name in ("dashboard", "enqueue", "errors", "languages")),
-    *(f"integration/test_admin_{name}.py" for name in ("operations", "pages", "queues", "workers")),
+    *(f"integration/test_admin_{name}.py" for name in ("capabilities", "dashboard", "enqueue", "errors")),
+    *(f"integration/test_admin_{name}.py" for name in ("languages", "limits", "operations", "pages")),
+    *(f"integration/test_admin_{name}.py" for name in ("queues", "workers")),
     *(f"integration/test_documents_{name}.py" for name in ("demo", "feeding", "pages", "processes", "tasks")),
     "faults/test_sqlite_faults.py",
 )
