@@ -1,10 +1,8 @@
 """The page of one job: how it stands, how it got there, and what can be done about it."""
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +14,6 @@ from django.http.response import HttpResponseBase
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.formats import number_format
-from django.utils.html import format_html_join
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -35,12 +32,14 @@ from .base import error_text, pretty_json
 from .buttons import check_action, may
 from .charts import meter, timeline
 from .code import job_code
+from .differences import differences
 from .forms import CallForm
 from .live import partial
 from .permissions import holds
 from .refusals import refusal_text
 from .scales import duration_text
 from .seeing import (
+    json_text,
     long_call,
     marked_traceback,
     masked,
@@ -60,9 +59,6 @@ MOST_REQUEUED = 50
 """Jobs made from one that are read; the newest of them are shown."""
 FOLDED_CHARACTERS = 2_000
 """Longer values are folded."""
-_MOST_COMPARED_LINES = 1_000
-"""Between the first that differs and the last. To compare five times as many may take many seconds."""
-_LINES_AROUND = 2
 
 TO_EDIT = ("requeue_job", "edit_job_arguments", "view_job_arguments")
 """The permissions it takes to requeue a job with other arguments: whoever edits them sees them."""
@@ -129,14 +125,6 @@ class Related:
     url: str
     standing: Standing
     enqueued: SafeString
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How an argument differs from what it was."""
-
-    name: str
-    lines: SafeString | str
 
 
 class ShowsJob(ActsOnJobs):
@@ -207,7 +195,7 @@ class ShowsJob(ActsOnJobs):
         if sent is not None and form.is_valid() and "back" not in sent:
             args, kwargs = form.arguments()
             if "confirmed" not in sent:
-                context["differences"] = list(_differences(job, args, kwargs))
+                context["differences"] = list(differences(job, args, kwargs))
                 title = gettext("Requeue with these arguments?")
                 return self.page(request, "admin/django_jobs/job_edit_confirm.html", context, title=title)  # type: ignore[attr-defined,no-any-return]
             try:
@@ -387,18 +375,13 @@ def _shown_stages(job: Job) -> Iterator[dict[str, Any]]:
 
 def _shown_arguments(job: Job) -> list[Shown]:
     named = named_arguments(job.task, job.args, job.kwargs)
-    return [Shown(name, _json_text(masked(name, value))) for name, value in named]
+    return [Shown(name, json_text(masked(name, value))) for name, value in named]
 
 
 def _shown_result(job: Job) -> Shown | None:
     if job.result is None:
         return None
-    return Shown(gettext("Result"), _json_text(masked("result", job.result)))
-
-
-def _json_text(value: Any) -> str:
-    """Pretty, and null for None, in the order in which it is stored."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return Shown(gettext("Result"), json_text(masked("result", job.result)))
 
 
 def _columns(job: Job, values: bool) -> Iterator[tuple[str, str]]:
@@ -421,45 +404,3 @@ def _columns(job: Job, values: bool) -> Iterator[tuple[str, str]]:
         else:
             text = "" if value is None else redact_text(str(value))
         yield field.attname, text
-
-
-def _differences(job: Job, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Difference]:
-    before = dict(named_arguments(job.task, job.args, job.kwargs))
-    after = dict(named_arguments(job.task, args, kwargs))
-    for name in dict.fromkeys([*before, *after]):
-        if name in before and name in after and _is_same(before[name], after[name]):
-            continue
-        old, new = (
-            _json_text(masked(name, values[name])).split("\n") if name in values else []
-            for values in (before, after)
-        )
-        yield Difference(name, _compared(old, new))
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """As JSON: 1, 1.0 and true are not the same."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-def _compared(old: Sequence[str], new: Sequence[str]) -> SafeString | str:
-    """The lines that differ, with some around them."""
-    if old == new:
-        return gettext("Other than before; it is masked.")
-    begin = max(0, _count_alike(old, new) - _LINES_AROUND)
-    old, new = old[begin:], new[begin:]
-    end = max(0, _count_alike(old[::-1], new[::-1]) - _LINES_AROUND)
-    old, new = old[: len(old) - end], new[: len(new) - end]
-    if max(len(old), len(new)) > _MOST_COMPARED_LINES:
-        return gettext("Other than before; it is too long to be compared.")
-    tags = {"+": "ins", "-": "del", " ": "span", "@": "span"}
-    lines = list(difflib.unified_diff(old, new, lineterm="", n=_LINES_AROUND))[3:]
-    return format_html_join(
-        "\n",
-        "<{0}>{1}</{0}>",
-        ((SafeString(tags[line[0]]), "…" if line[0] == "@" else line) for line in lines),
-    )
-
-
-def _count_alike(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many lines both have alike until the first that differs."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

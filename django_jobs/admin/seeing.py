@@ -1,5 +1,6 @@
 """What a user may see of jobs: the values they were called with and made, and what may hold such values."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -99,3 +100,8 @@ def marked_traceback(text: str) -> SafeString:
 
 def _joined(lines: Iterable[tuple[str, bool]]) -> str:
     return "\n".join(line for line, _ in lines)
+
+
+def json_text(value: Any) -> str:
+    """Pretty, and null for None, in the order in which it is stored."""
+    return json.dumps(value, indent=2, ensure_ascii=False)

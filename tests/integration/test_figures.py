@@ -13,7 +13,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from django_jobs import batches, control, figures, observer, outcomes, reports
+from django_jobs import batches, control, figures, observed, observer, outcomes, reports
 from django_jobs.batches import Report
 from django_jobs.engines.base import Run, Seen
 from django_jobs.exceptions import JobsError
@@ -375,10 +375,10 @@ def test_news_of_plain_jobs_that_are_late_repeated_or_lost_count_once(order, fol
 
 def test_a_plain_job_that_vanishes_while_it_runs_counts_as_canceled():
     observer.record(news(STARTED, plain_run()))
-    change = observer._Change(Job.objects.get())
+    change = observed.Change(Job.objects.get())
     change.vanish()
 
-    assert observer._write([change]) == 1
+    assert observed.write([change]) == 1
     fold()
 
     assert told("day") == {"canceled": 1}

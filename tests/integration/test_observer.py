@@ -15,7 +15,7 @@ from rq import Retry, SimpleWorker
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
-from django_jobs import control, observer, reconciler, relay
+from django_jobs import control, observed, observer, reconciler, relay
 from django_jobs.engines.base import Run
 from django_jobs.engines.rq import plain
 from django_jobs.exceptions import NotPossible
@@ -464,34 +464,34 @@ def follow(seen):
     """What the look at Redis does with a job that stands so there; RQ keeps no end of what it retries."""
     if seen.status not in (STARTED, FINISHED):
         seen = replace(seen, run=None, error=("", "", ""))
-    change = observer._Change(observer._row_of(seen))
+    change = observed.Change(observed.row_of(seen))
     observer._follow(change, seen)
     if change.is_needed:
-        assert observer._write([change]) == 1
+        assert observed.write([change]) == 1
 
 
 def test_a_look_that_was_overtaken_writes_nothing(queue):
     plain_job = queue.enqueue(tasks.record)
     first = run()
     observer.run_once()
-    change = observer._Change(row_of(plain_job))
+    change = observed.Change(row_of(plain_job))
     observer._follow(change, None)
 
     observer.record(seen_of(plain_job, STARTED, first))
 
-    assert observer._write([change]) == 0
+    assert observed.write([change]) == 0
     assert (row_of(plain_job).status, totals()) == (STARTED, {})
 
 
 def test_a_look_that_missed_a_whole_attempt_writes_nothing(queue):
     plain_job = queue.enqueue(tasks.record)
     observer.record(seen_of(plain_job, FAILED, None))
-    change = observer._Change(row_of(plain_job))
+    change = observed.Change(row_of(plain_job))
     observer._follow(change, seen_of(plain_job, QUEUED))
 
     observer.record(seen_of(plain_job, FAILED, run(1, "failed")))
 
-    assert observer._write([change]) == 0
+    assert observed.write([change]) == 0
     assert (row_of(plain_job).status, attempts(row_of(plain_job))) == (FAILED, [(1, "failed")])
 
 
