@@ -38,7 +38,7 @@ from .permissions import holds
 from .scales import moment_text
 from .seeing import marked_traceback, may_see_values, may_see_workers, short_call
 
-PAGE = 50
+PAGE = 25
 MOST_NAMED = 3
 """tasks and workers of a group in the list"""
 MOST_NAMED_ON_PAGE = 20
