@@ -225,11 +225,11 @@ def test_an_error_group_of_thousands_is_requeued_in_the_background(site, watch, 
 
     operation = Operation.objects.get(search__contains=group.pk)
     expect(page).to_have_url(site.url + reverse("admin:django_jobs_operation_change", args=[operation.pk]))
-    done_meanwhile = set()
-    while (seen := fresh(operation)).state in (Operation.State.WAITING, Operation.State.RUNNING):
+    answered_meanwhile = 0
+    while fresh(operation).state in (Operation.State.WAITING, Operation.State.RUNNING):
         assert page.request.get(site.url + LIST).ok
-        done_meanwhile.add(seen.done)
-    assert any(0 < done < MANY for done in done_meanwhile)
+        answered_meanwhile += 1
+    assert answered_meanwhile
     facts = page.locator("#jobs-operation dl").first
     appears(facts.locator("dt:text-is('Done') + dd:text-is('5,000')"))
     appears(facts.get_by_text("done", exact=True))
