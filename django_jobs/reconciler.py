@@ -75,9 +75,11 @@ class Reconciler:
         silent = Job.objects.started().ours().filter(is_due, ~Exists(alive))
         held = silent.filter(worker__isnull=False).order_by()
         asked = set(held.values_list("engine", "queue", "worker_id").distinct())
-        workers = Worker.objects.in_bulk({worker_id for _, _, worker_id in asked})
-        spared = {worker.pk for worker in workers.values() if _runs_here(worker)} | self._witnessed(asked)
-        lost = silent.filter(Q(worker__isnull=True) | ~Q(worker__in=spared)).order_by("id")[:BATCH]
+        dead = {worker_id for _, _, worker_id in asked} - self._witnessed(asked)
+        workers = Worker.objects.in_bulk(dead)
+        dead -= {worker.pk for worker in workers.values() if _runs_here(worker)}
+        # Of these alone: whose lease has ended since has not been asked for.
+        lost = silent.filter(Q(worker__isnull=True) | Q(worker__in=dead)).order_by("id")[:BATCH]
         return sum(
             lose_unless_locked(job, _evidence(job, workers.get(job.worker_id)), still=silent) for job in lost
         )

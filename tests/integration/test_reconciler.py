@@ -363,6 +363,26 @@ def test_an_attempt_whose_worker_is_cut_off_from_the_database_alone_is_left_alon
     assert (fresh(running).status, fresh(cut).is_interrupted) == (STARTED, True)
 
 
+def test_a_worker_whose_lease_ends_in_the_middle_of_a_pass_is_asked_for_before_its_attempt_is_ended(
+    job_factory, monkeypatch
+):
+    cut_off, dead = make_worker(), silent_worker(name="w2")
+    running, cut = job_factory(status=STARTED, worker=cut_off), job_factory(status=STARTED, worker=dead)
+    get_engine("rq").witness("file_processing", cut_off.pk)
+    witnessed = Reconciler._witnessed
+
+    def ask_and_see_a_lease_end(healer, asked):
+        found = witnessed(healer, asked)
+        Worker.objects.filter(pk=cut_off.pk).update(leased_until=ago(seconds=1))
+        return found
+
+    monkeypatch.setattr(Reconciler, "_witnessed", ask_and_see_a_lease_end)
+
+    healed = [in_contact_since(seconds=16).run_once() for _ in range(2)]
+
+    assert (healed, fresh(running).status, fresh(cut).is_interrupted) == ([1, 0], STARTED, True)
+
+
 def test_a_witnessed_worker_that_is_silent_for_days_keeps_its_row_and_its_attempt(job_factory):
     worker = make_worker(leased_until=ago(days=3))
     job = job_factory(status=STARTED, worker=worker)
