@@ -157,6 +157,10 @@ def get_workers_info() -> list[dict[str, Any]]:
 def get_queue_jobs(name: str, status: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
     """The newest jobs of a queue, in one state or in all, newest first; at most 100.
 
+    Of each: `job_id`, `status`, `func`, `description`, `args`, `kwargs`, when it was `created_at`,
+    `enqueued_at`, `started_at` and `ended_at`, `exc_info` if it failed, `worker`, `attempt`, `progress`,
+    `progress_message` and `stage`. Nothing is masked, and no permission is asked for.
+
     Raises `UnknownQueue`, and `ValueError` for a status that does not exist and a limit that is not allowed.
     """
     if status is not None and status not in Status.values:

@@ -72,8 +72,9 @@ def start(verb: str, search: str, by: Any = None, **options: Any) -> Operation:
     """Have the maintainer do this to all jobs that match the search now, and return the operation.
 
     `options` are those of the verb: `queue=` to move to, `reason=` to mark as failed. Needs `bulk_job`, what
-    the verb itself needs, and `view_job_arguments` where the search asks for arguments. Raises `SearchError`
-    for a search that is empty or cannot be understood.
+    the verb itself needs, and `view_job_arguments` or `view_worker` where the search asks for arguments or
+    workers. Raises `SearchError` for a search that is empty or cannot be understood, `ValueError` for an
+    unknown verb, `TypeError` for options that it does not take, `UnknownQueue`, and `PermissionDenied`.
     """
     verb = _checked_verb(verb)
     check_permission(by, "bulk_job", PERMISSIONS[verb])

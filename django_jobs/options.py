@@ -17,7 +17,10 @@ NO_TIMEOUT = -1  # as RQ spells it
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a task is enqueued. Durations are seconds or `timedelta`."""
+    """How a task is enqueued. Durations are seconds or `timedelta`.
+
+    Raises `TypeError` for a value of a wrong type, and `ValueError` for one that is not allowed.
+    """
 
     queue: str = "default"
     engine: str = "rq"

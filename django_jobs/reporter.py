@@ -1,7 +1,8 @@
 """What a running job tells: its progress, written while it runs, and its log, kept for the report.
 
-Progress goes to the database from a thread with its own connection, so that it is seen while the job is
-inside a transaction and never rolled back with it; the newest state wins, at most twice a second.
+Progress is sent by a thread, to the worker or to the database on a connection of its own, so that it is seen
+while the job is inside a transaction and never rolled back with it; the newest state wins, at most twice a
+second.
 """
 
 import logging

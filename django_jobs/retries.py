@@ -20,11 +20,12 @@ class Retry(Exception):
 
     `interval` is the pause before each retry, in seconds or as `timedelta`: one for all, or a list whose
     last value counts for all further ones. Defaults to 0: at once. With `backoff` the pause is multiplied
-    by it after each retry, up to `max_interval`. With `jitter`, a number from 0 to 1, each pause is up to
-    that part shorter or longer, at random, so that jobs that failed together do not return together.
+    by it after each retry, up to `max_interval`, seconds or `timedelta`, by default an hour. With `jitter`, a
+    number from 0 to 1, each pause is up to that part shorter or longer, at random, so that jobs that failed
+    together do not return together.
 
     A task may also raise or return one: its job is then tried again after its pause, unless more than `max`
-    attempts have been made already, all counted.
+    attempts have been made already, all counted. Raises `ValueError` for what makes no sense.
     """
 
     max: int

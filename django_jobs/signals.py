@@ -2,7 +2,8 @@
 
 job_enqueued   sent with `job` when its row was written; the transaction may still be rolled back
 job_started    sent with `job` in the worker, after the claim
-job_finished   sent with `job` and `outcome` in the worker, after the report; `outcome` is the attempt's
+job_finished   sent with `job` and `outcome` in the worker, after the report; `job` is as it was claimed, and
+               `outcome` the attempt's; not for attempts that were killed, lost, or ended from outside
 
 Between processes facts travel by the database, never by a signal.
 """

@@ -82,8 +82,8 @@ def task(
     The function may be `async def`. The options are defaults; `using()` overrides them for one call. Rows
     know a task by its `name`, by default the function's path; a function that is to move keeps its jobs with
     a name of its own. A job that uses more CPU time than `cpu_seconds`, or allocates more than `memory_mb`,
-    fails; None means what `QUEUE_LIMITS` says. Raises `TypeError` for what no worker could import (lambdas,
-    local functions) and for options that do not exist.
+    in units of 1024 * 1024 bytes, fails; None means what `QUEUE_LIMITS` says. Raises `TypeError` for what no
+    worker could import (lambdas, local functions) and for options that do not exist.
     """
     check_option_names(options)
     defaults, limits = Options(**options), rlimits.checked(cpu_seconds=cpu_seconds, memory_mb=memory_mb)
@@ -101,8 +101,8 @@ def enqueue(function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) ->
     """Enqueue a call of `function`, of a task with the task's options, else on the queue "default".
 
     `function` may be the name of one. All further arguments are the function's own; options are given with
-    `task(function).using(…)`. Raises `TaskNotAllowed` for a function that is no task and belongs neither to
-    an installed app nor to the project.
+    `task(function).using(…)`. Raises `TaskNotAllowed` for a function that is no task, belongs neither to
+    an installed app nor to the project, and is not in `ALLOWED_TASKS`; else what `Task.enqueue` raises.
     """
     return task_of(function).enqueue(*args, **kwargs)
 

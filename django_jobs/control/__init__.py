@@ -2,8 +2,9 @@
 
 Each verb checks the permission, guards the change by the state it finds, and leaves a trace with the user.
 `by` is the user who asks; None means trusted code, which may do everything. A job that this user may not
-see does not exist for any verb. The verbs for jobs take one job, or a queryset of them, and say then how many
-were done and why the rest was not.
+see does not exist for any verb. A verb raises `PermissionDenied`, `ReadOnly`, `JobDoesNotExist`, or
+`NotPossible` when it does not apply. The verbs for jobs take one job, or a queryset of them, and say then
+how many were done and why the rest was not.
 """
 
 from .calls import enqueue, requeue_edited

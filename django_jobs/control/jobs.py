@@ -30,8 +30,8 @@ def cancel(jobs: Any, by: Any = None) -> Any:
 
     One that waits is canceled at once. A started one, for which the permission `stop_job` is asked as well,
     stays `started` until its worker has stopped it; when it finishes first, it stays finished. Raises
-    `UnsupportedByEngine` for a started one whose engine cannot stop it. For a queryset: how many, see
-    `Steered`.
+    `UnsupportedByEngine` for a started one whose engine cannot stop it, and `NotPossible` for a job of plain
+    RQ. For a queryset: how many, see `Steered`.
     """
     try:
         steered = _cancel(jobs, by)

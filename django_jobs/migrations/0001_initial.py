@@ -109,7 +109,6 @@ class Migration(migrations.Migration):
             name="Queue",
             fields=[
                 ("name", models.CharField(max_length=100, primary_key=True, serialize=False)),
-                ("purpose", models.CharField(blank=True, default="", max_length=255)),
                 ("paused", models.BooleanField(default=False)),
             ],
             options={

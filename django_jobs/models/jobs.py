@@ -228,7 +228,7 @@ class Job(models.Model):
 
     @property
     def is_interrupted(self) -> bool:
-        """True for a job that failed because its worker died and nobody may know how far it got."""
+        """True for a job that failed because its worker died and nobody knows how far it got."""
         return self.status == FAILED and self.error_type == WORKER_LOST
 
     @property
@@ -255,7 +255,8 @@ class Job(models.Model):
     def wait(self, timeout: float | None = None) -> Self:
         """Wait until the job has ended, at most `timeout` seconds, and return it as it is then.
 
-        Raises `WaitTimeout` when it has not. How it ended is in `status`; a failed job raises nothing.
+        Raises `WaitTimeout` when it has not, `JobDoesNotExist` when it was deleted, and `RuntimeError` inside
+        `atomic()`, where it would wait for ever. How it ended is in `status`; a failed job raises nothing.
         """
         for pause in self._pauses(timeout):
             if self._ended_now():

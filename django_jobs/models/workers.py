@@ -85,7 +85,6 @@ class Queue(models.Model):
     """What we know of a queue beyond its name. A queue without a row is not paused."""
 
     name = models.CharField(primary_key=True, max_length=100)
-    purpose = models.CharField(max_length=255, default="", blank=True)
     paused = models.BooleanField(default=False)
 
     objects = PrimaryManager()

@@ -216,11 +216,11 @@ def everything():
 
 
 def test_a_queue_is_found_by_its_name_with_or_without_a_row():
-    Queue.objects.create(name="vectorization", purpose="Embeddings", paused=True)
+    Queue.objects.create(name="vectorization", paused=True)
 
     with_row, without = monitor.get_task_queue("vectorization"), monitor.get_task_queue("file_processing")
 
-    assert (with_row.purpose, with_row.paused) == ("Embeddings", True)
+    assert (with_row.name, with_row.paused) == ("vectorization", True)
     assert (without.name, without.paused) == ("file_processing", False)
     assert [queue.name for queue in Queue.objects.all()] == ["vectorization"]
 

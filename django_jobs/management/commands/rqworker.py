@@ -152,7 +152,7 @@ class Command(RQWorkerCommand):
         worker.async_concurrency = options["async_concurrency"] or 1
         worker.max_jobs_per_child = options["max_jobs_per_child"]
         if options["max_memory_per_child"]:
-            worker.max_memory_per_child_bytes = options["max_memory_per_child"] * 1_000_000
+            worker.max_memory_per_child_bytes = options["max_memory_per_child"] * 1024 * 1024
         worker.grace_seconds = options["grace"]
         worker.weights = weights
         worker.supervision = Supervision(options["ready_file"])

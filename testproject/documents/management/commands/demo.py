@@ -26,7 +26,7 @@ WEB_SERVER_START_SECONDS = 60
 
 
 class Command(BaseCommand):
-    help = "Starts a broker, workers and the admin, and feeds them your files or packages' descriptions."
+    help = "Starts a private Valkey, workers and the admin, and feeds them files or packages' descriptions."
 
     def add_arguments(self, parser):
         parser.add_argument(
