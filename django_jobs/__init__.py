@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .current import current_job as current_job
     from .elsewhere import Elsewhere as Elsewhere
-    from .executor import current_job as current_job
     from .models import get_job as get_job
     from .reporter import progress as progress
     from .reporter import progress_callback as progress_callback
@@ -32,7 +32,7 @@ _HOMES = {
     "aenqueue_many": "tasks",
     "aget_task_result": "results",
     "await_task_result": "results",
-    "current_job": "executor",
+    "current_job": "current",
     "enqueue": "tasks",
     "enqueue_at": "tasks",
     "enqueue_in": "tasks",

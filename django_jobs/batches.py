@@ -23,7 +23,7 @@ from .models.tallies import Tally, tally
 from .outcomes import WENT_WELL
 from .states import FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 
-_FRESH: dict[str, Any] = {"progress": 0, "progress_message": "", "stage": ""}
+_FRESH: dict[str, Any] = {"progress": 0, "progress_message": "", "stage": "", "live_log": ""}
 _FRESH_JSON: dict[str, Any] = {"stages": dict, "stage_names": list}
 """What a claim sets, so it need not be told."""
 _ENDS = {"result", "result_error", "error_type", "error_message", "traceback"}
@@ -109,8 +109,8 @@ def record(reports: Sequence[Report], worker_id: UUID) -> set[UUID]:
 
 
 def record_progress(documents: Sequence[str]) -> None:
-    """Write how far these attempts are, each a `reports.progress_document` in JSON, if they still run. Of
-    two of one job either may count."""
+    """Write how far these attempts are and what they have logged, each a `reports.progress_document` in JSON,
+    if they still run. Of two of one job either may count."""
     alias = router.db_for_write(Job)
     with connections[alias].cursor() as cursor:
         cursor.execute(_statement(alias, _PROGRESS), [f"[{','.join(documents)}]"])
@@ -167,7 +167,7 @@ _SET = """
     error_type = told.error_type, error_message = told.error_message, traceback = told.traceback,
     fingerprint = told.fingerprint,
     progress = told.progress, progress_message = told.progress_message,
-    stage = told.stage, stages = told.stages{jsonb}, stage_names = told.stage_names{jsonb},
+    stage = told.stage, stages = told.stages{jsonb}, stage_names = told.stage_names{jsonb}, live_log = '',
     elsewhere_until = NULL,
     attempt = CASE WHEN {is_over} THEN {job}.attempt ELSE {job}.attempt + 1 END,
     delivery = CASE WHEN {is_over} THEN {job}.delivery ELSE 0 END,
@@ -203,7 +203,8 @@ _ALIKE = "GROUP BY queue, task, worker_name, outcome, fingerprint, wait_bucket, 
 _PROGRESS = """
 WITH told AS MATERIALIZED ({told})
 UPDATE {job} SET progress = told.progress, progress_message = told.progress_message,
-       stage = told.stage, stages = told.stages{jsonb}, stage_names = told.stage_names{jsonb}
+       stage = told.stage, stages = told.stages{jsonb}, stage_names = told.stage_names{jsonb},
+       live_log = told.log
 FROM told
 WHERE {job}.id = told.job AND {job}.attempt = told.attempt AND {job}.claim_id = told.claim
       AND {job}.status || '' = '{started}'

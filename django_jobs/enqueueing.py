@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from . import registry, relay, sql
 from .conf import settings
+from .current import current_job
 from .engines import check_supported, get_engine
 from .exceptions import NotEnqueued
 from .models import Job, new_job
@@ -52,7 +53,9 @@ def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
     raises nothing: the jobs wait in the database.
     """
     calls = list(calls)
-    jobs = [_job_of(call) for call in calls]
+    parent = current_job()
+    parent_id = parent.pk if parent else None
+    jobs = [_job_of(call, parent_id) for call in calls]
     delays = [in_seconds(call.options.delay or 0) for call in calls]
     alias = router.db_for_write(Job)
     try:
@@ -69,7 +72,7 @@ def enqueue_calls(calls: Iterable[Call]) -> list[Job]:
         ) from error
 
 
-def _job_of(call: Call) -> Job:
+def _job_of(call: Call, parent_id: UUID | None) -> Job:
     options = call.options
     registry.check_importable(call.function, call.name)
     check_arguments(call)
@@ -96,6 +99,7 @@ def _job_of(call: Call) -> Job:
         tags=list(options.tags),
         meta=dict(options.meta),
         unique_key=options.unique,
+        parent_id=parent_id,
         status=SCHEDULED if is_later else QUEUED,
         scheduled_for=options.at if is_later else None,
     )

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from contextvars import ContextVar
 from dataclasses import replace
 from inspect import iscoroutine
 from typing import Any
@@ -24,6 +23,7 @@ from django.db import (
 from django.db.models import Q
 
 from . import logs, loops, registry, rlimits, sql
+from .current import running
 from .elsewhere import Elsewhere
 from .exceptions import JobCanceled
 from .models import Attempt, Job, Queue, Worker
@@ -45,13 +45,6 @@ TimeLimit = Callable[[int | None], AbstractContextManager[loops.Interruption | N
 interrupt a coroutine where no signal can."""
 
 logger = logging.getLogger(__name__)
-
-_current_job: ContextVar[Job | None] = ContextVar("django_jobs_current_job", default=None)
-
-
-def current_job() -> Job | None:
-    """The job that runs here, as it was when it was claimed; None outside a job."""
-    return _current_job.get()
 
 
 def execute(
@@ -178,11 +171,10 @@ def run(
     """
     reporter = Reporter(job, live=not here, tell=tell)
     in_transaction = _aliases_in_transaction()
-    token = _current_job.set(job)
     raised: BaseException | None = None
     result: Any = None
     began = time.monotonic()
-    with logs.telling(job), reporter.recording():
+    with logs.telling(job), reporter.recording(), running(job):
         try:
             function = registry.load(job.task)
             limits = rlimits.Limits()
@@ -196,7 +188,6 @@ def run(
         except BaseException as error:  # noqa: BLE001 - Even SystemExit ends the attempt, not the worker.
             raised = error
         finally:
-            _current_job.reset(token)
             for connection in connections.all(initialized_only=True):
                 if connection.in_atomic_block and connection.alias not in in_transaction:
                     # The report would become part of it and be lost with it.

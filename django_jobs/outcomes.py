@@ -129,7 +129,7 @@ def end_from_outside(job: Job, outcome: Outcome, *, final: bool) -> Status | Non
             if current.status == STARTED:
                 update = _next_state(current, outcome, final=final) | outcome.told
                 if status := _end_attempt(current, update, if_canceled=outcome.told):
-                    _store_attempt(current, outcome, "")
+                    _store_attempt(current, replace(outcome, log=current.live_log), "")
                     return status
             else:
                 update = _next_state(current, outcome, final=True) | outcome.told
@@ -144,9 +144,10 @@ def fail_untold(job: Job, why: str, worker_name: str) -> bool:
     outcome = Outcome.failed("NotRecorded", error_message(why), "")
     failed = {"status": FAILED, "finished_at": Now(), **outcome.told}
     with transaction.atomic(using=router.db_for_write(Job)):
+        log = _log_so_far(job)
         if _end_attempt(job, failed, if_canceled={}) is None:
             return False
-        _store_attempt(job, outcome, worker_name)
+        _store_attempt(job, replace(outcome, log=log), worker_name)
     return True
 
 
@@ -165,6 +166,7 @@ def lose(job: Job, evidence: str) -> bool:
         update, verdict = {"status": FAILED, "finished_at": Now()}, "nobody knows how far it got"
     error = _error(WORKER_LOST, short(evidence, 2000))
     with transaction.atomic(using=router.db_for_write(Job)):
+        log = _log_so_far(job)
         lost = {**update, **error, "fingerprint": fingerprint(**error), "losses": F("losses") + 1}
         status = _end_attempt(job, lost, if_canceled={})
         if status is None:
@@ -175,7 +177,7 @@ def lose(job: Job, evidence: str) -> bool:
         else:
             kind, event = Attempt.Outcome.LOST, JobEvent.Kind.WORKER_LOST
         worker = Worker.objects.filter(pk=job.worker_id).first() if job.worker_id else None
-        _store_attempt(job, Outcome(kind, error), worker.name if worker else "")
+        _store_attempt(job, Outcome(kind, error, log), worker.name if worker else "")
         message = f"{error['error_message']} Attempt {job.attempt} was cut; {verdict}."
         JobEvent.objects.create(job=job, kind=event, attempt=job.attempt, message=message)
     logger.warning("Job %s: %s", job.pk, message)
@@ -229,11 +231,11 @@ def _end_attempt(job: Job, update: dict[str, Any], *, if_canceled: dict[str, Any
     """
     # Once its work is handed over, its worker has nothing more to say.
     held = _claimed(job).started().filter(elsewhere_until__isnull=job.elsewhere_until is None)
-    update = {"elsewhere_until": None, **update}
+    update = {"elsewhere_until": None, "live_log": "", **update}
     going_on = held if update["status"] == FINISHED else held.filter(cancel_requested_at__isnull=True)
     if going_on.update(**update):
         written = Status(update["status"])
-    elif held.update(**if_canceled, status=CANCELED, finished_at=Now(), elsewhere_until=None):
+    elif held.update(**if_canceled, status=CANCELED, finished_at=Now(), elsewhere_until=None, live_log=""):
         written = CANCELED
     else:
         return None
@@ -284,6 +286,11 @@ def _note_late_report(job: Job, outcome: Outcome, worker_name: str) -> None:
     if Job.objects.select_for_update().filter(pk=job.pk).first():  # Locked: it stays until the commit.
         kind = JobEvent.Kind.LATE_REPORT
         JobEvent.objects.create(job=job, kind=kind, attempt=job.attempt, message=message)
+
+
+def _log_so_far(job: Job) -> str:
+    """What a held attempt has logged, for one whose process cannot tell any more."""
+    return _claimed(job).values_list("live_log", flat=True).first() or ""
 
 
 def _claimed(job: Job) -> JobQuerySet:

@@ -1,8 +1,7 @@
-"""What a running job tells: its progress, written while it runs, and its log, kept for the report.
+"""What a running job tells: its progress and its log, written while it runs and kept for the report.
 
-Progress is sent by a thread, to the worker or to the database on a connection of its own, so that it is seen
-while the job is inside a transaction and never rolled back with it; the newest state wins, at most twice a
-second.
+A thread sends them, to the worker or to the database on a connection of its own, so that they are seen while
+the job is inside a transaction and never rolled back with it; the newest state wins, at most twice a second.
 """
 
 import logging
@@ -24,6 +23,7 @@ from .values import kept
 
 FLUSH_INTERVAL_SECONDS = 0.5
 LOG_LIMIT = 64_000  # characters kept of an attempt's log: its end
+LIVE_LOG_LIMIT = 16_000  # the same of one that runs, as they are written again and again
 
 T = TypeVar("T")
 
@@ -123,16 +123,17 @@ def progress_callback(percent: float, step: str | None = None) -> None:
 
 
 Tell = Callable[[Job, dict[str, Any]], None]
-"""Brings the progress of a running job to its row, at once or soon."""
+"""Brings the progress and the log of a running job to its row, at once or soon."""
 
 
 def write(job: Job, fields: dict[str, Any]) -> None:
-    """Write the progress of a started job, if it is still the attempt that was claimed."""
+    """Write what a started job tells, if it is still the attempt that was claimed."""
     Job.objects.filter(pk=job.pk, attempt=job.attempt, claim_id=job.claim_id, status=STARTED).update(**fields)
 
 
 class Reporter:
-    """Gathers what one attempt tells; `fields()` is its state for the row, told meanwhile if `live`."""
+    """Gathers what one attempt tells; `fields()` is its progress for the row. If `live`, that and the end of
+    its log are told while it runs."""
 
     def __init__(self, job: Job, *, live: bool = True, tell: Tell = write) -> None:
         self._job, self._tell = job, tell
@@ -175,6 +176,7 @@ class Reporter:
         with self._lock:
             log = self._log = self._log or LogCapture()
         log.handle(record)
+        self._wake()
 
     def log_text(self) -> str:
         return self._log.text() if self._log else ""
@@ -184,11 +186,11 @@ class Reporter:
             return
         self._changed.set()
         if self._live and self._thread is None:
-            thread = threading.Thread(target=self._write_loop, name="django-jobs-progress", daemon=True)
+            thread = threading.Thread(target=self._write_loop, name="django-jobs-reporter", daemon=True)
             try:
                 thread.start()
             except (RuntimeError, MemoryError):  # The job has left no memory for one.
-                logger.warning("Progress cannot be written before the end of the job.", exc_info=True)
+                logger.warning("Progress and log cannot be written before the end of the job.", exc_info=True)
             else:
                 self._thread = thread
 
@@ -203,17 +205,16 @@ class Reporter:
         try:
             while True:
                 self._changed.wait()
-                if self._closing.is_set():
+                if self._closing.wait(FLUSH_INTERVAL_SECONDS):  # Most jobs end before, and tell it then.
                     return
                 self._changed.clear()
                 self._write()
-                self._closing.wait(FLUSH_INTERVAL_SECONDS)
         finally:
             connections.close_all()
 
     def _write(self) -> None:
         try:
-            self._tell(self._job, self.fields())
+            self._tell(self._job, {**self.fields(), "live_log": self._log.end() if self._log else ""})
         except Exception:
             logger.warning("Progress could not be written; trying again.", exc_info=True)
             self._changed.set()
@@ -283,7 +284,25 @@ class LogCapture(logging.Handler):
     def text(self) -> str:
         self.acquire()  # A thread that the job left behind may still log.
         try:
-            head = [f"… {self._dropped} earlier records cut …"] if self._dropped else []
-            return "\n".join([*head, *self._lines])
+            return _with_head(self._dropped, self._lines)
         finally:
             self.release()
+
+    def end(self) -> str:
+        """The last lines, of `LIVE_LOG_LIMIT` characters at most or one line."""
+        self.acquire()
+        try:
+            size, lines = 0, deque[str]()
+            for line in reversed(self._lines):
+                size += len(line) + 1
+                if size > LIVE_LOG_LIMIT and lines:
+                    break
+                lines.appendleft(line)
+            return _with_head(self._dropped + len(self._lines) - len(lines), lines)
+        finally:
+            self.release()
+
+
+def _with_head(dropped: int, lines: Iterable[str]) -> str:
+    head = [f"… {dropped} earlier records cut …"] if dropped else []
+    return "\n".join([*head, *lines])

@@ -217,7 +217,7 @@ def document(job: Job, outcome: Outcome, worker_name: str) -> dict[str, Any]:
 
 
 def progress_document(job: Job, fields: dict[str, Any]) -> dict[str, Any]:
-    """The progress of an attempt that goes on, in JSON's types."""
+    """The progress and the log of an attempt that goes on, in JSON's types."""
     alias = router.db_for_write(Job)
     return {
         "job": str(sql.database_uuid(job.pk, alias)),
@@ -226,6 +226,7 @@ def progress_document(job: Job, fields: dict[str, Any]) -> dict[str, Any]:
         **fields,
         "stages": _as_json(fields["stages"]),
         "stage_names": _as_json(fields["stage_names"]),
+        "log": fields["live_log"],
     }
 
 

@@ -18,7 +18,7 @@ NOW = {"postgresql": "clock_timestamp()", "sqlite": "strftime('%%Y-%%m-%%d %%H:%
 
 _CLAIM = """
 UPDATE {job} SET status = '{started}', worker_id = %s, claim_id = %s, started_at = {now},
-       progress = 0, progress_message = '', stage = '', stages = '{{}}', stage_names = '[]'
+       progress = 0, progress_message = '', stage = '', stages = '{{}}', stage_names = '[]', live_log = ''
 WHERE id IN (
     SELECT id FROM {job}
     WHERE id IN ({ids}) AND (id, attempt) IN (VALUES {wanted}) AND status || '' = '{queued}'
@@ -77,6 +77,7 @@ _TOLD = {
     "tags": "jsonb",
     "meta": "jsonb",
     "unique_key": "text",
+    "parent_id": "uuid",
     "scheduled_for": "timestamptz",
 }
 _JSON = {name for name, kind in _TOLD.items() if kind == "jsonb"}

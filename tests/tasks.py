@@ -129,6 +129,12 @@ def hold(path: str, release: str) -> str:
     return "released"
 
 
+@task(queue="file_processing")
+def log_and_hold(line: str, path: str, release: str) -> str:
+    logger.info(line)
+    return hold(path, release)
+
+
 @task(queue="file_processing", idempotent=True)
 def hold_idempotent(path: str, release: str) -> str:
     return hold(path, release)

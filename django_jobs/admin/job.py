@@ -281,6 +281,7 @@ class ShowsJob(ActsOnJobs):
             "error": error_text(job) if job.error_type else "",
             "traceback": marked_traceback(job.traceback) if values and job.traceback and not is_told else "",
             "attempts": shown,
+            "live_log": redact_text(job.live_log) if values else "",
             "all_attempts_url": self._attempts_url(request, job) if len(attempts) > MOST_ATTEMPTS else "",
             "result": _shown_result(job) if values else None,
             "result_error": redact_text(job.result_error) if values else "",
@@ -315,8 +316,11 @@ class ShowsJob(ActsOnJobs):
             )
 
     def _related(self, request: HttpRequest, job: Job) -> Iterator[Related]:
-        jobs = visible(request.user, Job.objects.defer("result", "traceback", "meta"))
+        jobs = visible(request.user, Job.objects.defer("result", "traceback", "meta", "live_log"))
         kinds: list[tuple[Any, Iterable[Job]]] = []
+        if job.parent_id:
+            kinds.append((_("parent, which enqueued it"), jobs.filter(pk=job.parent_id)))
+        kinds.append((_("child, enqueued by it"), jobs.filter(parent=job.pk).order_by("-pk")[:MOST_RELATED]))
         if job.requeued_from_id:
             kinds.append((_("requeued from"), jobs.filter(pk=job.requeued_from_id)))
         # Not in the order of their ids, in which a database may read all rows to find these few.
@@ -394,7 +398,7 @@ def _columns(job: Job, values: bool) -> Iterator[tuple[str, str]]:
         "kwargs": dict(zip(job.kwargs, shown[len(job.args) :], strict=True)),
     }
     for field in job._meta.concrete_fields:
-        if field.attname in hidden or field.attname == "traceback":
+        if field.attname in hidden or field.attname in ("traceback", "live_log"):
             continue
         value = instead.get(field.attname, getattr(job, field.attname))
         if isinstance(value, list | dict):

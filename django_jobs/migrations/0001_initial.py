@@ -333,6 +333,14 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "live_log",
+                    models.TextField(
+                        blank=True,
+                        default="",
+                        help_text="The end of what the attempt that runs has logged so far.",
+                    ),
+                ),
+                (
                     "subject",
                     models.CharField(
                         blank=True, default="", help_text="For example file:42.", max_length=255
@@ -376,6 +384,18 @@ class Migration(migrations.Migration):
                         null=True,
                         on_delete=django.db.models.deletion.SET_NULL,
                         related_name="requeued_to",
+                        to="django_jobs.job",
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        help_text="The job that enqueued this one.",
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="children",
                         to="django_jobs.job",
                     ),
                 ),
@@ -872,6 +892,14 @@ class Migration(migrations.Migration):
                 condition=models.Q(("requeued_from__isnull", False)),
                 fields=["requeued_from"],
                 name="django_jobs_requeued_from",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("parent__isnull", False)),
+                fields=["parent", "id"],
+                name="django_jobs_parent",
             ),
         ),
         migrations.AddIndex(

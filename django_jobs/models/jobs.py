@@ -105,6 +105,9 @@ class Job(models.Model):
         blank=True,
         help_text=_("The stages in their order, which PostgreSQL's JSON does not keep."),
     )
+    live_log = models.TextField(
+        default="", blank=True, help_text=_("The end of what the attempt that runs has logged so far.")
+    )
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, db_index=False, related_name="+"
@@ -115,6 +118,15 @@ class Job(models.Model):
     unique_key = models.CharField(max_length=255, null=True)  # noqa: DJ001 - NULLs are distinct, '' is not.
     requeued_from = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, db_index=False, related_name="requeued_to"
+    )
+    parent = models.ForeignKey(
+        "self",
+        on_delete=models.DO_NOTHING,
+        null=True,
+        db_constraint=False,  # One that was deleted costs its children no write.
+        db_index=False,
+        related_name="children",
+        help_text=_("The job that enqueued this one."),
     )
 
     created_at = models.DateTimeField(db_default=Now(), editable=False)
@@ -176,6 +188,9 @@ class Job(models.Model):
                 fields=["requeued_from"],
                 condition=Q(requeued_from__isnull=False),
                 name="django_jobs_requeued_from",
+            ),
+            models.Index(
+                fields=["parent", "id"], condition=Q(parent__isnull=False), name="django_jobs_parent"
             ),
             # What retention asks.
             models.Index(

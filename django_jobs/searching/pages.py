@@ -40,7 +40,7 @@ MOST_LISTED = 200
 
 _MOST_STRANDS = 30
 _NOT_LISTED = (
-    *("result", "result_error", "traceback", "meta", "stages", "stage_names"),
+    *("result", "result_error", "traceback", "live_log", "meta", "stages", "stage_names"),
     *("retry_intervals", "unique_key", "delivered_epoch"),
 )
 _COUNTABLE = frozenset({"queue", "task", "subject", "owner", "id", "status", "fingerprint"})

@@ -1,11 +1,13 @@
 """Jobs run by real worker processes."""
 
+import os
+import signal
 from datetime import timedelta
 
 import django_rq
 from django.utils import timezone
 
-from django_jobs import Retry, task
+from django_jobs import Retry, control, task
 from django_jobs.models import Job, Queue, Worker
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, STARTED
 from tests import tasks
@@ -231,3 +233,43 @@ def test_a_job_enqueued_by_a_job_runs_too(start_worker):
 
     assert another.wait(timeout=60).result == 5
     assert job.result == str(another.pk)
+    assert (job.parent_id, another.parent) == (None, job)
+
+
+def test_what_a_job_has_logged_is_seen_while_it_runs_and_kept_when_its_process_is_killed(
+    start_worker, tmp_path
+):
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    killed = tasks.log_and_hold.enqueue("the first page is read", str(effects), str(release))
+    start_worker("file_processing")
+    wait_until(lambda: "the first page is read" in fresh(killed).live_log)
+
+    os.kill(int(lines(effects)[0].split()[1]), signal.SIGKILL)
+    killed.wait(timeout=60)
+
+    assert killed.is_interrupted
+    assert "INFO tests.tasks: the first page is read" in killed.attempts.get().log
+    assert killed.live_log == ""
+
+
+def test_the_log_of_a_job_that_was_stopped_is_kept(start_worker, tmp_path):
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    stopped = tasks.log_and_hold.enqueue("the first page is read", str(effects), str(release))
+    start_worker("file_processing")
+    wait_until(lambda: fresh(stopped).live_log)
+
+    control.stop(stopped)
+
+    assert stopped.wait(timeout=60).status == CANCELED
+    assert "the first page is read" in stopped.attempts.get().log
+
+
+def test_an_attempt_begins_with_an_empty_log(start_worker, tmp_path):
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    release.touch()
+    job = tasks.log_and_hold.enqueue("one line", str(effects), str(release))
+    start_worker("file_processing")
+
+    job.wait(timeout=60)
+
+    assert (job.attempts.get().log.count("one line"), job.live_log) == (1, "")

@@ -114,6 +114,7 @@ def test_page_costs_the_same_number_of_queries_whatever_there_is(
     job = job_factory(status=FAILED, subject="file:42", requeued_from=origin, fingerprint="f" * 32)
     for number in range(1, 31):
         ended(job, number)
+        job_factory(parent=job)
         job.events.create(kind="requeued", attempt=number)
         job_factory(subject="file:42", requeued_from=job)
 
@@ -153,14 +154,45 @@ def test_related_jobs_are_told_but_for_those_of_others(client_who_may, job_facto
     op, ada = User.objects.get(username="op"), User.objects.create_user("ada")
     origin = job_factory(status=FINISHED, owner=op)
     job = job_factory(status=FINISHED, owner=op, requeued_from=origin, subject="file:42")
-    again = job_factory(owner=op, requeued_from=job)
+    again, parent = job_factory(owner=op, requeued_from=job), job_factory(owner=op)
+    Job.objects.filter(pk=job.pk).update(parent=parent)
+    child, not_own = job_factory(owner=op, parent=job), job_factory(owner=ada, parent=job)
     same, other = job_factory(owner=op, subject="file:42"), job_factory(owner=ada, subject="file:42")
 
     page = shown(client, job)
 
-    for related in (origin, again, same):
-        assert str(related.pk) in page
-    assert str(other.pk) not in page
+    for related in (origin, again, same, parent, child):
+        assert reverse(JOB, args=[related.pk]) in page
+    for unseen in (other, not_own):
+        assert str(unseen.pk) not in page
+
+
+def test_the_page_of_a_job_whose_parent_is_deleted_goes_on(client_who_may, job_factory):
+    parent = job_factory()
+    child = job_factory(parent=parent)
+
+    parent.delete()
+
+    assert reverse(JOB, args=[parent.pk]) not in shown(client_who_may(*EVERYTHING), fresh(child))
+
+
+def test_what_a_running_job_has_logged_is_shown_masked(client_who_may, job_factory):
+    client = client_who_may("view_job", "view_job_arguments")
+    job = job_factory(status=STARTED, live_log="read page 1\npassword=hunter2\n<b>")
+
+    for page in (shown(client, job), shown(client, job, PAST)):
+        assert "Log so far" in page
+        assert "read page 1" in page
+        assert "&lt;b&gt;" in page
+        assert SECRET not in page
+
+
+def test_what_a_running_job_has_logged_is_hidden_from_who_may_not_see_values(client_who_may, job_factory):
+    client = client_who_may("view_job")
+    job = job_factory(status=STARTED, live_log="read page 1")
+
+    for page in (shown(client, job), shown(client, job, PAST)):
+        assert "read page 1" not in page
 
 
 def test_a_failure_leads_to_those_of_its_kind(client_who_may, job_factory):

@@ -73,6 +73,14 @@ def test_an_attempt_whose_workers_lease_is_over_is_ended_with_the_evidence(job_f
     )
 
 
+def test_what_an_attempt_has_logged_outlives_its_worker(job_factory):
+    job = job_factory(status=STARTED, worker=silent_worker(), live_log="page 1 is read")
+
+    in_contact_since(seconds=16).run_once()
+
+    assert (job.attempts.get().log, fresh(job).live_log) == ("page 1 is read", "")
+
+
 def test_nothing_is_ended_before_a_lease_of_contact_with_the_database(job_factory):
     job = job_factory(status=STARTED, worker=silent_worker())
 

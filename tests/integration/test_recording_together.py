@@ -559,10 +559,21 @@ def test_progress_of_many_is_written_where_the_attempt_goes_on(job_factory):
     running, superseded, ended = claimed(job_factory(), job_factory(), job_factory(), worker=worker)
     Job.objects.filter(pk=superseded.pk).update(claim_id=uuid4())
     record_together(ended, Outcome.finished(progress=DONE))
-    told = [json.dumps(reports.progress_document(job, IN_STAGES)) for job in (running, superseded, ended)]
+    tells = {**IN_STAGES, "live_log": "read “Ünï\t🦉”"}
+    told = [json.dumps(reports.progress_document(job, tells)) for job in (running, superseded, ended)]
 
     batches.record_progress(told)
 
-    assert {name: getattr(fresh(running), name) for name in IN_STAGES} == IN_STAGES
-    assert (fresh(superseded).progress, fresh(superseded).stages) == (0, {})
-    assert fresh(ended).progress == 100
+    assert {name: getattr(fresh(running), name) for name in tells} == tells
+    assert (fresh(superseded).progress, fresh(superseded).stages, fresh(superseded).live_log) == (0, {}, "")
+    assert (fresh(ended).progress, fresh(ended).live_log) == (100, "")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.finished(progress=DONE), failed(progress=IN_STAGES)])
+def test_the_log_of_an_attempt_that_runs_ends_with_it(job_factory, outcome):
+    (job,) = claimed(job_factory(), worker=make_worker())
+    Job.objects.filter(pk=job.pk).update(live_log="read")
+
+    record_together(job, outcome)
+
+    assert fresh(job).live_log == ""

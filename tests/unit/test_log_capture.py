@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from django_jobs import logs
 from django_jobs.models import Job
-from django_jobs.reporter import LOG_LIMIT, LogCapture, Reporter
+from django_jobs.reporter import LIVE_LOG_LIMIT, LOG_LIMIT, LogCapture, Reporter
 
 
 def record(message, *args, level=logging.INFO):
@@ -38,6 +38,18 @@ def test_only_the_end_of_much_is_kept():
     assert head == f"… {3000 - len(lines)} earlier records cut …"
     assert "2999 xxx" in lines[-1]
     assert sum(len(line) + 1 for line in lines) <= LOG_LIMIT
+
+
+def test_the_end_of_much_is_told_while_it_goes_on():
+    capture = LogCapture()
+
+    for number in range(1000):
+        capture.handle(record("%s %s", number, "x" * 100))
+
+    head, *lines = capture.end().splitlines()
+    assert head == f"… {1000 - len(lines)} earlier records cut …"
+    assert lines == capture.text().splitlines()[-len(lines) :]
+    assert LIVE_LOG_LIMIT - 200 < sum(len(line) + 1 for line in lines) <= LIVE_LOG_LIMIT
 
 
 def test_a_hundred_megabytes_take_no_more_room_than_little():

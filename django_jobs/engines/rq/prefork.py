@@ -5,6 +5,7 @@ One thread does all of that, and never waits for a job, a lock, or a batch to fi
 the life signs see to what a child cannot see to itself.
 """
 
+import gc
 import logging
 import os
 import select
@@ -94,6 +95,8 @@ class PreforkWorker(HandingWorker):
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         self._stop_requested = False
         self._begin_anew()
+        gc.collect()
+        gc.freeze()  # Who collects garbage later must not copy what it shares with those that it forks.
         self._nursery = Nursery(  # First, as it forks.
             self.name,
             self.processes or _cores(),
