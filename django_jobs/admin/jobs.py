@@ -42,7 +42,7 @@ FILTERED = ("queue", "task", "worker", "tag", "owner", "engine", "since", "until
 
 _TIMES = ("15m", "1h", "6h", "24h", "7d")
 _EXAMPLES = {
-    "file:42": _("an id or the begin of one, a subject, or a task"),
+    "file:42": _("an id or the beginning of one, a subject, or a task"),
     "args.file_id:42": _("an argument; args.0:42 is the first one by position"),
     "status:failed error:Timeout": _("failed jobs with that in their error"),
     "task:documents.tasks.* -queue:mail": _("tasks that begin so, not on that queue"),
