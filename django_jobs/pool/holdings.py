@@ -110,12 +110,12 @@ class Holdings:
     def give_back_orphans(self) -> None:
         """Give back what is started in this worker's name and not held: the answer to its claim was lost."""
         before = set(self._claiming)
-        rows = list(Job.objects.started().ours().filter(worker=self._worker_id).values_list("pk", "claim_id"))
-        for job_id, claim_id in rows:
+        mine = Job.objects.started().ours().filter(worker=self._worker_id)
+        for job_id, claim_id in list(mine.values_list("pk", "claim_id")):
+            claiming = before | self._claiming  # Read first: what leaves it is held by then.
             held = self.held.get(job_id)
-            if not (held and held.claim_id == claim_id) and claim_id not in before | self._claiming:
-                mine = Job.objects.started().filter(pk=job_id, claim_id=claim_id)
-                if mine.update(**BACK):
+            if not (held and held.claim_id == claim_id) and claim_id not in claiming:
+                if mine.filter(pk=job_id, claim_id=claim_id).update(**BACK):
                     logger.warning("Job %s, whose claim was not answered, is given back.", job_id)
 
 

@@ -183,6 +183,45 @@ def test_what_is_claimed_while_orphans_are_sought_is_none(held, job_factory, mon
     assert fresh(job).status == STARTED
 
 
+def test_what_comes_to_be_held_just_after_it_was_looked_for_is_no_orphan(held, job_factory):
+    job, claim_id = job_factory(), uuid4()
+
+    class HeldSoon(dict):
+        def get(self, job_id):
+            found = super().get(job_id)
+            self[job_id] = holdings.Held(None, claim_id, "a")  # The other thread's claim is answered.
+            held._claiming.discard(claim_id)
+            return found
+
+    def claim_meanwhile(execute, *statement):
+        """The rows are asked for before the claim begins, and read after it."""
+        if not held._claiming and not held.held:
+            held._claiming.add(claim_id)
+            batches.claim([(job.pk, 1)], held._worker_id, claim_id)
+        return execute(*statement)
+
+    held.held = HeldSoon()
+    with connection.execute_wrapper(claim_meanwhile):
+        held.give_back_orphans()
+
+    assert held.held
+    assert fresh(job).status == STARTED
+
+
+def test_what_is_handed_over_while_orphans_are_sought_is_none(held, hold):
+    (job,) = hold()
+
+    class HandedOver(dict):
+        def get(self, job_id):
+            outcomes.record(fresh(job), Outcome.elsewhere(60), "w1")
+            return self.clear()
+
+    held.held = HandedOver(held.held)
+    held.give_back_orphans()
+
+    assert fresh(job).status == STARTED
+
+
 def test_work_that_goes_on_elsewhere_and_observed_jobs_are_no_orphans(held, worker, job_factory):
     job = job_factory()
     batches.claim([(job.pk, 1)], worker.pk, uuid4())
