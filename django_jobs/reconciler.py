@@ -173,7 +173,7 @@ def _redeliver(engine: BaseEngine, delivery: Delivery) -> bool:
         pk=delivery.job_id, attempt=delivery.attempt, delivery=delivery.number
     )
     with transaction.atomic(using=router.db_for_write(Job)):  # So that nobody deletes it in between.
-        if not awaited.update(**NEXT_DELIVERY):
+        if not awaited.update_unless_locked(**NEXT_DELIVERY):
             return False
         if delivery.number <= MOST_TOLD:
             JobEvent.objects.create(

@@ -14,7 +14,6 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from django.db import connections, router, transaction
-from django.db.models import Subquery
 from django.db.models.functions import Now
 
 from . import executor
@@ -199,10 +198,7 @@ def _mark(deliveries: Iterable[Delivery], epoch: str) -> int:
     for delivery in deliveries:
         alike.setdefault((delivery.attempt, delivery.number), []).append(delivery.job_id)
     for (attempt, number), ids in alike.items():
-        with transaction.atomic(using=router.db_for_write(Job)):
-            # Not by their status, which would lead a planner to read all that is queued.
-            awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
-            free = awaited.select_for_update(skip_locked=True).values("pk")
-            rows = Job.objects.filter(pk__in=Subquery(free))
-            marked += rows.update(delivered_at=Now(), delivered_epoch=epoch)
+        # Not by their status, which would lead a planner to read all that is queued.
+        awaited = Job.objects.filter(pk__in=ids, attempt=attempt, delivery=number)
+        marked += awaited.update_unless_locked(delivered_at=Now(), delivered_epoch=epoch)
     return marked

@@ -117,7 +117,7 @@ class Retention:
         deadline = time.monotonic() + LONGEST_PASS_SECONDS
         cleared = 0
         for page in self._results.pages(Job.objects.filter(result__isnull=False), Now()):
-            cleared += _unchanged("result_expires_at", page).update(result=None)
+            cleared += _unchanged("result_expires_at", page).update_unless_locked(result=None)
             self._results.pass_by(page, gone={job.pk for job in page})
             if time.monotonic() > deadline:
                 break

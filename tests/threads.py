@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection, connections, transaction
+from django.db.models import QuerySet
 
 
 def at_once(*functions: Callable[[], Any]) -> list[Any]:
@@ -61,3 +62,14 @@ def holding_locks(lock: Callable[[], Any], *, until: Callable[[], Any] = lambda:
     finally:
         released.set()
         thread.join(60)
+
+
+@contextmanager
+def locked(rows: QuerySet[Any]) -> Iterator[None]:
+    """Within this block another transaction holds these rows, on PostgreSQL; to wait for them is an error."""
+    with holding_locks(lambda: list(rows.select_for_update())), connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '1s'")
+        try:
+            yield
+        finally:
+            cursor.execute("RESET lock_timeout")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from django.db import models, transaction
-from django.db.models import BooleanField, Q
+from django.db.models import BooleanField, Q, Subquery
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 
@@ -126,6 +126,15 @@ class JobQuerySet(models.QuerySet["Job"]):
                 if name not in merged or stage["status"] != "pending":
                     merged[name] = stage
         return merged
+
+    def update_unless_locked(self, **values: Any) -> int:
+        """Update those of these rows that no other transaction holds, without waiting for one; how many."""
+        with transaction.atomic(using=self.db):
+            free = self.order_by().select_for_update(skip_locked=True).values("pk")
+            rows = self.model.objects.using(self.db).filter(pk__in=Subquery(free))
+            return rows.update(**values)
+
+    update_unless_locked.alters_data = True  # type: ignore[attr-defined]
 
     def delete(self) -> tuple[int, dict[str, int]]:
         """Delete these rows and what belongs to them; nothing that runs is told. See `control.delete`."""

@@ -95,17 +95,19 @@ class Holdings:
         return settled
 
     def give_back(self, returned: Sequence[Claimed]) -> list[Held]:
-        """Let others have these, of which nothing has run. Raises the database's error, and holds them
-        still."""
+        """Let others have these, of which nothing has run, but what another transaction locks; which. Raises
+        the database's error, and holds them still."""
         held = [self.held[claimed.job_id] for claimed in returned]
         mine = Job.objects.started().filter(
             pk__in=[each.claimed.job_id for each in held], claim_id__in={each.claim_id for each in held}
         )
         with patience(router.db_for_write(Job), PATIENCE_SECONDS):
-            mine.update(**BACK)
-        for each in held:
+            mine.update_unless_locked(**BACK)
+            locked = set(mine.values_list("pk", flat=True))
+        given = [each for each in held if each.claimed.job_id not in locked]
+        for each in given:
             del self.held[each.claimed.job_id]
-        return held
+        return given
 
     def give_back_orphans(self) -> None:
         """Give back what is started in this worker's name and not held: the answer to its claim was lost."""
@@ -114,18 +116,22 @@ class Holdings:
         for job_id, claim_id in list(mine.values_list("pk", "claim_id")):
             claiming = before | self._claiming  # Read first: what leaves it is held by then.
             held = self.held.get(job_id)
-            if not (held and held.claim_id == claim_id) and claim_id not in claiming:
-                if mine.filter(pk=job_id, claim_id=claim_id).update(**BACK):
-                    logger.warning("Job %s, whose claim was not answered, is given back.", job_id)
+            if (held and held.claim_id == claim_id) or claim_id in claiming:
+                continue
+            if mine.filter(pk=job_id, claim_id=claim_id).update_unless_locked(**BACK):
+                logger.warning("Job %s, whose claim was not answered, is given back.", job_id)
 
 
 def await_resumption(wanted: Collection[Wanted]) -> set[Wanted]:
-    """Those of the unclaimed that wait on paused queues; the relay delivers them when these are resumed."""
+    """Those of the unclaimed that wait on paused queues; the relay delivers them when these are resumed. Not
+    those whose rows another transaction locks."""
     paused = Queue.objects.filter(paused=True).values("name")
     waiting = Job.objects.queued().filter(pk__in=[job_id for job_id, _ in wanted], queue__in=paused)
-    found = {key for key in waiting.values_list("pk", "attempt") if key in wanted}
-    waiting.filter(pk__in=[job_id for job_id, _ in found]).update(**NEXT_DELIVERY)
-    return found
+    columns = waiting.values_list("pk", "attempt", "delivery")
+    with patience(router.db_for_write(Job), PATIENCE_SECONDS):
+        found = {row for row in columns if row[:2] in wanted}
+        waiting.filter(pk__in=[row[0] for row in found]).update_unless_locked(**NEXT_DELIVERY)
+        return {row[:2] for row in found - set(columns.all())}
 
 
 def still_await(wanted: Collection[Wanted]) -> set[Wanted]:

@@ -18,10 +18,11 @@ from django_jobs.outcomes import Outcome
 from django_jobs.pool import holdings
 from django_jobs.pool.holdings import Holdings
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, STARTED
-from tests.conftest import fresh, make_worker
-from tests.threads import holding_locks
+from tests.conftest import fresh, make_worker, wait_until
+from tests.threads import holding_locks, locked
 
 pytestmark = pytest.mark.django_db
+locks_rows = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
 
 
 @pytest.fixture
@@ -119,6 +120,40 @@ def test_what_could_not_be_given_back_is_held_still(held, hold, monkeypatch):
     assert set(held.held) == {job.pk}
     held.give_back(claimed(held, job))
     assert fresh(job).status == QUEUED
+
+
+@locks_rows
+@pytest.mark.django_db(transaction=True)
+def test_what_is_locked_is_held_until_it_can_be_given_back(held, hold):
+    busy, free = hold(2)
+
+    with locked(Job.objects.filter(pk=busy.pk)):
+        told = held.give_back(claimed(held, busy, free))
+
+        assert [each.claimed.job_id for each in told] == [free.pk]
+        assert set(held.held) == {busy.pk}
+        assert [fresh(job).status for job in (busy, free)] == [STARTED, QUEUED]
+
+    held.give_back(claimed(held, busy))
+    assert (fresh(busy).status, held.held) == (QUEUED, {})
+
+
+@locks_rows
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_keeps_what_is_locked_and_gives_it_back_later(held, hold, valkey):
+    busy, free = hold(2)
+    worker = PreforkWorker([get_queue("file_processing")], connection=valkey)
+    worker._holdings, worker._nursery = held, SimpleNamespace(children=[])
+    worker._backlog.extend(claimed(held, busy, free))
+
+    with locked(Job.objects.filter(pk=busy.pk)):
+        worker._give_back(worker._backlog)
+        assert [each.job_id for each in worker._backlog] == [busy.pk]
+        assert worker._may_take()
+    wait_until(lambda: worker._give_back(worker._backlog) or not worker._backlog)
+
+    assert [fresh(job).status for job in (busy, free)] == [QUEUED] * 2
+    assert [end.taken for end in worker._ends] == ["ticket 1", "ticket 0"]
 
 
 # Orphans
@@ -233,6 +268,20 @@ def test_work_that_goes_on_elsewhere_and_observed_jobs_are_no_orphans(held, work
     assert [fresh(each).status for each in (job, observed)] == [STARTED] * 2
 
 
+@locks_rows
+@pytest.mark.django_db(transaction=True)
+def test_an_orphan_that_is_locked_waits_and_keeps_no_other_waiting(held, worker, job_factory):
+    orphans = [job_factory() for _ in range(3)]
+    batches.claim([(orphan.pk, 1) for orphan in orphans], worker.pk, uuid4())
+
+    with locked(Job.objects.filter(pk=orphans[0].pk)):
+        held.give_back_orphans()
+        assert [fresh(orphan).status for orphan in orphans] == [STARTED, QUEUED, QUEUED]
+
+    held.give_back_orphans()
+    assert fresh(orphans[0]).status == QUEUED
+
+
 # What is lost
 
 
@@ -320,7 +369,7 @@ def test_what_is_lost_while_the_database_is_away_is_ended_later(held, hold, monk
     assert [fresh(job).status for job in lost] == [FAILED] * 3
 
 
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@locks_rows
 @pytest.mark.django_db(transaction=True)
 def test_what_is_lost_and_locked_waits_and_keeps_no_other_from_ending(held, hold):
     locked, free = hold(2)
@@ -361,6 +410,21 @@ def test_an_old_delivery_does_not_have_the_awaited_attempt_delivered_anew(job_fa
     assert holdings.await_resumption({(job.pk, 1)}) == set()
 
     assert fresh(job).delivery == 0
+
+
+@locks_rows
+@pytest.mark.django_db(transaction=True)
+def test_what_waits_on_a_paused_queue_and_is_locked_is_asked_for_again(job_factory):
+    Queue.objects.create(name="file_processing", paused=True)
+    busy, free = job_factory(), job_factory()
+    wanted = {(busy.pk, 1), (free.pk, 1)}
+
+    with locked(Job.objects.filter(pk=busy.pk)):
+        assert holdings.await_resumption(wanted) == {(free.pk, 1)}
+        assert holdings.still_await(wanted) == wanted
+
+    assert holdings.await_resumption({(busy.pk, 1)}) == {(busy.pk, 1)}
+    assert [fresh(job).delivery for job in (busy, free)] == [1, 1]
 
 
 def test_a_lease_that_is_over_changes_nothing_for_what_is_held(held, hold, worker):

@@ -20,7 +20,7 @@ from django_jobs.processes import identity
 from django_jobs.reconciler import Reconciler
 from django_jobs.states import FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from tests.conftest import claim, fresh, make_worker, remember_witnesses, wait_until
-from tests.threads import holding_locks
+from tests.threads import holding_locks, locked
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey", "_in_use_for_long")]
 
@@ -475,6 +475,20 @@ def test_an_attempt_whose_row_is_locked_holds_up_no_other(job_factory):
         assert in_contact_since(seconds=16).run_once() == 1
 
     assert (fresh(locked).status, fresh(free).status) == (STARTED, FAILED)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_delivery_whose_row_is_locked_holds_up_no_other(settled, valkey):
+    (busy, free), healer = (settled(), settled()), Reconciler()
+    valkey.delete("rq:queue:file_processing")
+
+    with locked(Job.objects.filter(pk=busy.pk)):
+        assert [healer.run_once(), healer.run_once()] == [0, 1]
+        assert [fresh(job).delivery for job in (busy, free)] == [0, 1]
+
+    assert [healer.run_once(), healer.run_once()].count(1) == 1
+    assert fresh(busy).delivery == 1
 
 
 def test_a_job_delivered_anew_and_its_old_delivery_together_run_once(settled, valkey):

@@ -24,6 +24,7 @@ from django_jobs.retention import Retention, Rules
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, TERMINAL
 from tests import tasks
 from tests.conftest import execute, fresh
+from tests.threads import locked
 
 pytestmark = pytest.mark.django_db
 
@@ -364,6 +365,19 @@ def test_a_result_whose_report_was_slow_is_cleared_after_those_that_came_later(j
     job_factory(status=FINISHED, result=1, result_expires_at=now - timedelta(seconds=1))
     keeping.expire_results()
     job_factory(status=FINISHED, result=1, result_expires_at=now - timedelta(seconds=2))
+
+    assert keeping.expire_results() == 1
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_a_result_whose_row_is_locked_waits_and_keeps_no_other(job_factory):
+    values = {"status": FINISHED, "result": 1, "result_expires_at": timezone.now()}
+    (busy, free), keeping = (job_factory(**values), job_factory(**values)), Retention()
+
+    with locked(Job.objects.filter(pk=busy.pk)):
+        assert keeping.expire_results() == 1
+        assert [fresh(job).result for job in (busy, free)] == [1, None]
 
     assert keeping.expire_results() == 1
 

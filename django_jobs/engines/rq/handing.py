@@ -314,10 +314,13 @@ class HandingWorker(HorsesWorker):
             self._gives_back_at = time.monotonic() + REST_SECONDS
             self._is_void = True
             return
-        self._backlog.clear()
+        self._backlog = deque(each for each in self._backlog if each.job_id in self._holdings.held)
+        if self._backlog:  # Their rows are locked.
+            self._gives_back_at = time.monotonic() + LATER_SECONDS
         self._begun -= len(held)
         self._ends += [End(each.ticket, taking.DROPPED) for each in held]
-        logger.info("Worker %s gave back %s jobs before they began.", self.name, len(held))
+        if held:
+            logger.info("Worker %s gave back %s jobs before they began.", self.name, len(held))
         with suppress(EngineUnavailable, Error):  # The relay pushes them.
             rows = Job.objects.queued().filter(pk__in=[each.claimed.job_id for each in held])
             if deliveries := [Delivery(*row) for row in rows.values_list(*Delivery.COLUMNS)]:
