@@ -5,13 +5,16 @@ What it had begun is for the reconciler, once the worker's lease is over.
 
 import logging
 import time
+from pathlib import Path
 
 from .. import spool
 from ..models import Job
-from ..models.jobs import NEXT_DELIVERY
-from ..states import QUEUED
+from .holdings import BACK
 from .seats import begun_in
 
+DEAD_SECONDS = 1
+"""For how long a worker must be known to be dead: its children outlive it by moments, in which they begin
+what they were handed."""
 KEPT_SECONDS = 60
 """How long the file of a killed worker stays at least: its last claim may still be on its way into the
 database."""
@@ -19,21 +22,31 @@ database."""
 logger = logging.getLogger(__name__)
 
 
-def settle() -> int:
-    """Give back what workers that have ended had not begun; how many jobs. Raises the database's error."""
-    returned = 0
-    for path, worker_id in spool.running_files_of_the_dead():
-        try:
-            begun, told_at = begun_in(path.read_bytes()), path.stat().st_mtime
-        except OSError:
-            continue  # Another process has settled it.
-        held = Job.objects.started().ours().filter(worker=worker_id, elsewhere_until__isnull=True)
-        ids = set(held.values_list("pk", flat=True))
-        if unbegun := ids - begun:
-            back = {"status": QUEUED, "worker": None, "claim_id": None, "started_at": None, **NEXT_DELIVERY}
-            given = held.filter(pk__in=unbegun).update(**back)
-            logger.warning("%s jobs that a killed worker had not begun are given back.", given)
-            returned += given
-        if not ids and time.time() - told_at > KEPT_SECONDS:
-            spool.drop(path)
-    return returned
+class Wrecks:
+    """Remembers between its passes since when it has seen which worker dead."""
+
+    def __init__(self) -> None:
+        self._dead_since: dict[Path, float] = {}  # {its file: moment of time.monotonic()}
+
+    def settle(self) -> int:
+        """Give back what workers that have ended had not begun; how many jobs. Raises the database's error.
+        Waits for no transaction that holds a job's row."""
+        at, returned = time.monotonic(), 0
+        found = list(spool.running_files_of_the_dead())
+        self._dead_since = {path: self._dead_since.get(path, at) for path, _ in found}
+        for path, worker_id in found:
+            if at - self._dead_since[path] < DEAD_SECONDS:
+                continue
+            held = Job.objects.started().ours().filter(worker=worker_id, elsewhere_until__isnull=True)
+            ids = set(held.values_list("pk", flat=True))
+            try:  # After the rows: what has begun by now counts.
+                begun, told_at = begun_in(path.read_bytes()), path.stat().st_mtime
+            except OSError:
+                continue  # Another process has settled it.
+            if unbegun := ids - begun:
+                given = held.filter(pk__in=unbegun).update_unless_locked(**BACK)
+                logger.warning("%s jobs that a killed worker had not begun are given back.", given)
+                returned += given
+            if not ids and time.time() - told_at > KEPT_SECONDS:
+                spool.drop(path)
+        return returned

@@ -1,4 +1,4 @@
-"""What a killed worker had claimed and not begun is others' at once; what it had begun is not."""
+"""What a killed worker had claimed and not begun is soon others'; what it had begun is not."""
 
 import os
 import subprocess
@@ -7,16 +7,26 @@ import time
 from uuid import uuid4
 
 import pytest
+from django.db import connection
 
 from django_jobs import batches, reports, spool
 from django_jobs.models import Job
 from django_jobs.outcomes import Outcome
 from django_jobs.pool import wrecks
 from django_jobs.pool.seats import Seats
+from django_jobs.pool.wrecks import Wrecks
 from django_jobs.states import FINISHED, QUEUED, STARTED
-from tests.conftest import fresh, make_worker
+from tests.conftest import fresh, make_worker, wait_until
+from tests.threads import locked
 
 pytestmark = pytest.mark.django_db
+
+
+def settle():
+    """As somebody does who has long seen who is dead; how many jobs are given back."""
+    neighbour = Wrecks()
+    neighbour._dead_since = dict.fromkeys([path for path, _ in spool.running_files_of_the_dead()], 0.0)
+    return neighbour.settle()
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +77,7 @@ def test_what_was_not_begun_is_given_back_and_what_was_is_not(claim_all, worker,
     kill(folder)
     before = [Job.objects.filter(pk=job.pk).values().get() for job in jobs]
 
-    assert wrecks.settle() == 3
+    assert settle() == 3
 
     after = [Job.objects.filter(pk=job.pk).values().get() for job in jobs]
     assert after[:3] == before[:3]
@@ -76,14 +86,57 @@ def test_what_was_not_begun_is_given_back_and_what_was_is_not(claim_all, worker,
         assert [row[name] for name in ("worker_id", "claim_id", "started_at", "delivered_at")] == [None] * 4
         assert row["losses"] == 0
     assert not fresh(jobs[5]).attempts.exists()
-    assert wrecks.settle() == 0
+    assert settle() == 0
+
+
+def test_what_children_begin_that_outlive_their_worker_by_moments_is_theirs(claim_all, worker, folder):
+    begun, unbegun = claim_all(2)
+    seats, neighbour = Seats(1, 1, spool.new_running_file(worker.pk)), Wrecks()
+    kill(folder)
+
+    assert neighbour.settle() == 0
+    begin(seats.of_child(0)[0], begun)
+    assert neighbour.settle() == 0
+    wait_until(lambda: neighbour.settle() == 1)
+
+    assert [fresh(job).status for job in (begun, unbegun)] == [STARTED, QUEUED]
+
+
+def test_what_begins_while_the_rows_are_read_is_not_given_back(claim_all, worker, folder):
+    begun, unbegun = claim_all(2)
+    seat = Seats(1, 1, spool.new_running_file(worker.pk)).of_child(0)[0]
+    kill(folder)
+
+    def begin_first(execute, *statement):
+        if seat.job_id is None:
+            begin(seat, begun)
+        return execute(*statement)
+
+    with connection.execute_wrapper(begin_first):
+        assert settle() == 1
+
+    assert [fresh(job).status for job in (begun, unbegun)] == [STARTED, QUEUED]
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_what_is_locked_waits_and_keeps_no_other_from_being_given_back(claim_all, worker, folder):
+    busy, free = claim_all(2)
+    Seats(1, 1, spool.new_running_file(worker.pk))
+    kill(folder)
+
+    with locked(Job.objects.filter(pk=busy.pk)):
+        assert settle() == 1
+        assert [fresh(job).status for job in (busy, free)] == [STARTED, QUEUED]
+
+    assert (settle(), fresh(busy).status) == (1, QUEUED)
 
 
 def test_the_jobs_of_a_worker_that_lives_are_left_to_it(claim_all, worker, folder):
     (job,) = claim_all(1)
     Seats(1, 1, spool.new_running_file(worker.pk))
 
-    assert wrecks.settle() == 0
+    assert settle() == 0
 
     assert (fresh(job).status, running_file(folder).exists()) == (STARTED, True)
 
@@ -94,7 +147,7 @@ def test_the_jobs_of_other_workers_are_left_to_them(claim_all, job_factory, work
     Seats(1, 1, spool.new_running_file(worker.pk))
     kill(folder)
 
-    assert wrecks.settle() == 0
+    assert settle() == 0
 
     assert [fresh(job).status for job in (other, observed)] == [STARTED] * 2
 
@@ -105,7 +158,7 @@ def test_the_file_of_another_machine_tells_nothing_here(claim_all, worker, folde
     kill(folder)
     monkeypatch.setattr(spool, "_machine", lambda: "another")
 
-    assert wrecks.settle() == 0
+    assert settle() == 0
 
     assert fresh(job).status == STARTED
 
@@ -117,7 +170,7 @@ def test_work_that_goes_on_elsewhere_has_begun(claim_all, worker, folder):
     Seats(1, 1, spool.new_running_file(worker.pk))
     kill(folder)
 
-    assert wrecks.settle() == 0
+    assert settle() == 0
 
     assert (fresh(job).status, fresh(job).elsewhere_until is None) == (STARTED, False)
 
@@ -130,7 +183,7 @@ def test_what_has_begun_and_has_a_report_in_a_file_is_recorded_and_not_run_again
     path.rename(path.with_name(f"{path.name.rpartition('.')[0].rpartition('.')[0]}.999999-1.json"))
     kill(folder)
 
-    wrecks.settle()
+    settle()
     reports.deliver_kept()
 
     assert [fresh(job).status for job in (begun, unbegun)] == [FINISHED, QUEUED]
@@ -146,19 +199,19 @@ def test_the_file_stays_while_a_claim_may_be_on_its_way_and_as_long_as_jobs_are_
     path = kill(folder)
 
     os.utime(path, (time.time() - 3600,) * 2)
-    wrecks.settle()
+    settle()
     assert path.exists()
 
     reports.report(fresh(begun), Outcome.finished(), worker_name="w1")
     os.utime(path)
-    wrecks.settle()
+    settle()
     assert path.exists()
     (late,) = claim_all(1)
-    assert wrecks.settle() == 1
+    assert settle() == 1
     assert fresh(late).status == QUEUED
 
     os.utime(path, (time.time() - wrecks.KEPT_SECONDS - 1,) * 2)
-    wrecks.settle()
+    settle()
     assert not path.exists()
 
 
@@ -168,7 +221,7 @@ def test_a_file_that_was_cut_gives_back_what_it_does_not_tell_of_as_begun(claim_
     os.truncate(spool.new_running_file(worker.pk), size)
     kill(folder)
 
-    assert wrecks.settle() == 1
+    assert settle() == 1
     assert fresh(job).status == QUEUED
 
 
@@ -180,7 +233,7 @@ def test_odd_files_keep_none_from_being_settled(claim_all, worker, folder):
     for name in ("odd.running", ".running", f"no-id.{machine}.999999-1.running"):
         (folder / name).write_text("odd")
 
-    assert wrecks.settle() == 1
+    assert settle() == 1
     assert fresh(job).status == QUEUED
 
 
@@ -195,10 +248,10 @@ def test_a_worker_that_ended_well_leaves_no_file(worker, folder):
 
 
 def test_without_a_folder_there_is_nothing_to_settle_and_no_file(folder, worker, caplog):
-    assert wrecks.settle() == 0
+    assert settle() == 0
     folder.parent.write_text("a file where the folder should be")
 
     assert spool.new_running_file(worker.pk) is None
 
     assert "nobody will know what it had not begun" in caplog.text
-    assert wrecks.settle() == 0
+    assert settle() == 0

@@ -33,11 +33,11 @@ from ...models import Job, Queue, Worker
 from ...outbox import Outbox
 from ...outcomes import WENT_WELL
 from ...patience import patience
-from ...pool import wrecks
 from ...pool.child import LimitsOfTime
 from ...pool.children import Child
 from ...pool.holdings import Held
 from ...pool.nursery import Nursery
+from ...pool.wrecks import Wrecks
 from ...supervision import Supervision
 from . import taking
 from .handing import SHARE_EVERY_SECONDS, HandingWorker
@@ -79,7 +79,7 @@ class PreforkWorker(HandingWorker):
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
-        self._outbox = Outbox(self._signs.worker.pk)
+        self._outbox, self._wrecks = Outbox(self._signs.worker.pk), Wrecks()
         self._is_burst = False
         self._looked_at = self._told_rq_at = 0.0
         self._wants_fresh_code = False
@@ -468,7 +468,7 @@ class PreforkWorker(HandingWorker):
                     child.kill_if_it_runs(job_id, why)
         self._end_what_is_void()
         reports.deliver_kept()  # First: what has a report has begun.
-        wrecks.settle()
+        self._wrecks.settle()
         self._end_orphans()
 
     def _end_what_is_void(self) -> None:
