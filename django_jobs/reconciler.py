@@ -42,7 +42,7 @@ class Reconciler:
     def __init__(self) -> None:
         self._contact_since = self._contact_at = boot_clock()
         self._passed_at = self._contact_at
-        self._unanswered_since: dict[str, float] = {}  # {server: moment of boot_clock()}
+        self._unanswered_since: dict[str, float] = {}  # {server, or "" for none: moment of boot_clock()}
         self._suspects: set[str] = set()
 
     def note_contact(self, *, lost: bool = False) -> None:
@@ -75,8 +75,10 @@ class Reconciler:
         silent = Job.objects.started().ours().filter(is_due, ~Exists(alive))
         held = silent.filter(worker__isnull=False).order_by()
         asked = set(held.values_list("engine", "queue", "worker_id").distinct())
+        workers = Worker.objects.in_bulk({worker_id for _, _, worker_id in asked})
+        # Where these have their witness; a job may have been moved to a queue of another server.
+        asked |= {(each.engine, queue, each.pk) for each in workers.values() for queue in each.queues}
         dead = {worker_id for _, _, worker_id in asked} - self._witnessed(asked)
-        workers = Worker.objects.in_bulk(dead)
         dead -= {worker.pk for worker in workers.values() if _runs_here(worker)}
         # Of these alone: whose lease has ended since has not been asked for.
         lost = silent.filter(Q(worker__isnull=True) | Q(worker__in=dead)).order_by("id")[:BATCH]
@@ -86,21 +88,38 @@ class Reconciler:
 
     def _witnessed(self, asked: Collection[tuple[str, str, UUID]]) -> set[UUID]:
         """The workers of these (engine, queue, worker's id) that the server of the queue knows to live, or
-        may know: cut off from the database alone. While it does not answer, all of them, for one lease."""
+        may know: cut off from the database alone. While nobody answers, all of them, for one lease.
+
+        Any server may be that of a queue which another release declares, and this one does not.
+        """
         witnessed: set[UUID] = set()
+        unasked = {worker_id for _, _, worker_id in asked}
         for engine in all_engines():
+            declared = engine.queue_names()
             for server, queues in engine.servers().items():
-                ids = {each for name, queue, each in asked if name == engine.name and queue in queues}
+                ids = {
+                    worker_id
+                    for name, queue, worker_id in asked
+                    if name == engine.name and (queue in queues or queue not in declared)
+                }
+                unasked -= ids
                 try:
                     witnessed |= set(engine.witnessed(queues[0], sorted(ids))) if ids else set()
                 except EngineUnavailable as error:
-                    since = self._unanswered_since.setdefault(server, boot_clock())
                     logger.info("Nobody can say of %s workers whether they live: %s", len(ids), error)
-                    if boot_clock() - since <= settings.LEASE_SECONDS:
-                        witnessed |= ids
+                    witnessed |= self._spared(server, ids)
                 else:
                     self._unanswered_since.pop(server, None)
+        if unasked:
+            witnessed |= self._spared("", unasked)
+        else:
+            self._unanswered_since.pop("", None)
         return witnessed
+
+    def _spared(self, server: str, worker_ids: set[UUID]) -> set[UUID]:
+        """These, if this server has not answered for less than a lease."""
+        since = self._unanswered_since.setdefault(server, boot_clock())
+        return worker_ids if boot_clock() - since <= settings.LEASE_SECONDS else set()
 
     def _redeliver_absent(self) -> int:
         """Deliver anew what was delivered, is not claimed, and was missing from its queue twice."""

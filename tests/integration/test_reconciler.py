@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 
 import pytest
+import redis
 from django.db import connection
 from django.utils import timezone
 
@@ -43,6 +44,14 @@ def silent_worker(**values):
 @pytest.fixture
 def _in_use_for_long(valkey):
     remember_witnesses(valkey)
+
+
+def on_databases(server, declared):
+    """Queues on databases of one server, which count as servers, long in use."""
+    queues = {queue: {"URL": f"{server.url}?db={number}"} for queue, number in declared.items()}
+    for queue in queues.values():
+        remember_witnesses(redis.Redis.from_url(queue["URL"]))
+    return queues
 
 
 @pytest.fixture
@@ -369,6 +378,47 @@ def test_an_attempt_whose_worker_is_cut_off_from_the_database_alone_is_left_alon
     assert in_contact_since(seconds=16).run_once() == 1
 
     assert (fresh(running).status, fresh(cut).is_interrupted) == (STARTED, True)
+
+
+@pytest.mark.parametrize("declared", [{"kg_extraction": 0}, {"mail": 1, "kg_extraction": 0}])
+def test_a_worker_of_an_undeclared_queue_is_asked_for_on_every_server(
+    job_factory, settings, valkey_server, declared
+):
+    """A release that is older or newer declares it."""
+    cut_off, dead = silent_worker(), silent_worker(name="w2")
+    running, cut = (job_factory(status=STARTED, worker=worker) for worker in (cut_off, dead))
+    get_engine("rq").witness("file_processing", cut_off.pk)
+    settings.RQ_QUEUES = on_databases(valkey_server, declared)
+
+    assert in_contact_since(seconds=16).run_once() == 1
+
+    assert (fresh(running).status, fresh(cut).is_interrupted) == (STARTED, True)
+
+
+def test_a_worker_of_a_job_that_was_moved_is_asked_for_on_the_server_of_its_own_queues(
+    job_factory, settings, valkey_server
+):
+    settings.RQ_QUEUES = on_databases(valkey_server, {"file_processing": 0, "mail": 1})
+    cut_off, dead = silent_worker(queues=["file_processing"]), silent_worker(name="w2")
+    running, cut = (job_factory(status=STARTED, worker=worker, queue="mail") for worker in (cut_off, dead))
+    get_engine("rq").witness("file_processing", cut_off.pk)
+
+    assert in_contact_since(seconds=16).run_once() == 1
+
+    assert (fresh(running).status, fresh(cut).is_interrupted) == (STARTED, True)
+
+
+@pytest.mark.parametrize("values", [{"engine": "carrier"}, {}])
+def test_a_worker_of_whom_no_server_is_known_is_spared_for_one_lease(job_factory, settings, values):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 1}
+    here, settings.RQ_QUEUES = settings.RQ_QUEUES, {}
+    healer, job = in_contact_since(seconds=16), job_factory(status=STARTED, worker=silent_worker(), **values)
+
+    assert healer.end_lost_attempts() == 0
+    wait_until(lambda: healer.end_lost_attempts() == 1)
+
+    assert fresh(job).is_interrupted
+    settings.RQ_QUEUES = here
 
 
 def test_a_worker_whose_lease_ends_in_the_middle_of_a_pass_is_asked_for_before_its_attempt_is_ended(
