@@ -58,7 +58,7 @@ def relay_trusts_its_pushes(patch: Patch) -> None:
         return len(deliveries)
 
     patch.setattr(relay, "_push_undelivered", push_undelivered)
-    patch.setattr(Reconciler, "_missing", lambda self, engine, queue: [])
+    patch.setattr(Reconciler, "_missing", lambda self, engine, queue, epoch: [])
 
 
 def reconciler_trusts_timestamps(patch: Patch) -> None:

@@ -568,3 +568,30 @@ def test_deliveries_of_a_paused_queue_are_not_lost_from_sight(settled, valkey, q
     relay.run_once()
 
     assert queued_ids("file_processing") == [f"{job.pk.hex}-1-1"]
+
+
+def test_rows_that_are_not_delivered_are_not_read(db):
+    jobs = [Job(task="tests.tasks.add", queue="file_processing", status=QUEUED) for _ in range(10_000)]
+    for start in range(0, len(jobs), 1000):
+        Job.objects.bulk_create(jobs[start : start + 1000])
+    Queue.objects.create(name="file_processing", paused=True)
+    statements = []
+
+    def note(execute, sql, params, many, context):
+        if "delivered_at" in sql and sql.startswith("SELECT"):
+            statements.append((sql, params))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("ANALYZE django_jobs_job")
+        Reconciler().run_once()
+        (sql, params), *_ = statements
+        explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+        cursor.execute(f"{explain} {sql}", params)
+        plan = [row[-1] for row in cursor.fetchall()]
+
+    assert any("django_jobs_undelivered" in line for line in plan), plan
+    bounds = next(line for line in plan if "Index Cond" in line or "SEARCH" in line)
+    assert "delivered_epoch" in bounds, plan
+    assert not any("Sort" in line or "B-TREE" in line for line in plan), plan
