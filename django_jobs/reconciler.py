@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from .conf import settings
 from .engines import Delivery, all_engines
-from .engines.base import BaseEngine
+from .engines.base import BaseEngine, parse_delivery_id
 from .exceptions import EngineUnavailable
 from .models import Job, JobEvent, Worker
 from .models.jobs import NEXT_DELIVERY
@@ -139,17 +139,23 @@ class Reconciler:
 
     def _missing(self, engine: BaseEngine, queue: str, epoch: str) -> Iterable[Delivery]:
         """The longest delivered that do not stand foremost in their queue, where they should; and of those
-        that did not before either, the ones that do not stand anywhere in it. What was delivered in another
-        epoch, the relay looks up."""
+        that did not before either, the ones that do not stand anywhere in it. Likewise any that were taken.
+        What was delivered in another epoch, the relay looks up."""
         queued = Job.objects.literally_queued().ours().filter(engine=engine.name, queue=queue)
         # A range, else SQLite takes another index.
         delivered = queued.filter(delivered_epoch__range=(epoch, epoch))
         settled = delivered.filter(delivered_at__lt=Now() - SETTLED)
         columns = settled.order_by("delivered_epoch", "id").values_list(*Delivery.COLUMNS)
-        deliveries = [Delivery(*row) for row in columns[:BATCH]]
+        deliveries = {Delivery(*row) for row in columns[:BATCH]}
         if not deliveries:
             return []
         try:
+            if len(deliveries) == BATCH:
+                # Behind a backlog these would be looked for late. Of most the attempt has started.
+                taken = engine.taken(queue, BATCH)
+                jobs = {parsed[0] for each in taken if (parsed := parse_delivery_id(each))}
+                waiting = {Delivery(*row) for row in columns.filter(pk__in=jobs)}
+                deliveries |= {delivery for delivery in waiting if delivery.id in taken}
             foremost = engine.foremost(queue, 2 * BATCH)
             away = [delivery for delivery in deliveries if delivery.id not in foremost]
             again = [delivery for delivery in away if delivery.id in self._suspects]

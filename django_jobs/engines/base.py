@@ -211,6 +211,11 @@ class BaseEngine(ABC):
     def withdraw(self, delivery: Delivery) -> None:  # noqa: B027 - May be left out.
         """Remove a delivery that still waits. Best effort: its claim would fail anyway."""
 
+    def taken(self, queue: str, most: int) -> Collection[str]:
+        """The ids of deliveries that were taken from this queue, as far as its server keeps them: the first
+        `most` of what is noted as running, and as many of what is not noted yet."""
+        return ()
+
     def kept(self, queue: str, start: int, most: int) -> tuple[Collection[str], bool]:
         """The ids of deliveries that this queue's server keeps among the `most` places from `start` and among
         as many jobs that were taken; and whether the queue goes on behind these places."""

@@ -11,11 +11,13 @@ import pytest
 import redis
 from django.db import connection
 from django.utils import timezone
+from rq import Queue as RQQueue
 
 from django_jobs import reconciler, relay
 from django_jobs.conf import settings as jobs_settings
 from django_jobs.engines import get_engine
 from django_jobs.engines.base import Delivery
+from django_jobs.engines.rq.taking import Taking
 from django_jobs.models import Job, Queue, Worker
 from django_jobs.processes import identity
 from django_jobs.reconciler import Reconciler
@@ -298,6 +300,29 @@ def test_only_what_is_gone_of_many_is_delivered_anew(settled, valkey):
 
     assert healer.run_once() == 1
     assert [fresh(job).delivery for job in jobs] == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("how", ["noted as running", "just taken"])
+def test_what_was_taken_and_forgotten_is_not_hidden_by_older_rows_behind_it(
+    settled, valkey, monkeypatch, how
+):
+    """As those of retries and of jobs that were scheduled are."""
+    monkeypatch.setattr(reconciler, "BATCH", 2)
+    older, lost, healer = [settled(), settled()], settled(), Reconciler()
+    queue = RQQueue("file_processing", connection=valkey)
+    valkey.delete(queue.key)
+    valkey.rpush(queue.key, Delivery.of(lost).id, *(f"plain-{number}" for number in range(9)))
+    valkey.rpush(queue.key, *(Delivery.of(job).id for job in older))
+    if how == "just taken":
+        valkey.lmove(queue.key, queue.intermediate_queue_key)
+    else:
+        hand = Taking(valkey, [queue], "w1", "rq:worker:w1")
+        hand.ask([], room=1, slots=0, execution="e", quotas=[0], is_busy=False, worked_seconds=0)
+        assert hand.answer()
+
+    assert [healer.run_once(), healer.run_once()] == [0, 1]
+
+    assert [fresh(job).delivery for job in (*older, lost)] == [0, 0, 1]
 
 
 def test_a_job_claimed_between_two_passes_is_left_alone(settled, valkey):

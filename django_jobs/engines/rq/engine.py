@@ -136,6 +136,10 @@ class RQEngine(BaseEngine):
             pipeline.delete(RQJob.key_for(delivery.id))
             pipeline.execute()
 
+    def taken(self, queue: str, most: int) -> Collection[str]:
+        with reached(impatient_client(queue)) as client:
+            return keeping.taken(client, queue, most)
+
     def kept(self, queue: str, start: int, most: int) -> tuple[Collection[str], bool]:
         with reached(impatient_client(queue)) as client:
             return keeping.kept(client, queue, start, most)

@@ -1,7 +1,8 @@
 """What RQ's structures keep of deliveries, found and removed: the queue, the list of what was just taken, the
 registry of what runs. RQ itself tidies them only in workers, every ten minutes, and late."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
@@ -15,16 +16,19 @@ from ..base import parse_delivery_id
 from .examining import installation_of
 
 
-def kept(client: Redis, name: str, start: int, most: int) -> tuple[Collection[str], bool]:
+def taken(client: Redis, name: str, most: int) -> Collection[str]:
+    """From the list of what was just taken, and the registry of what runs, those first whose worker has said
+    so least lately."""
     queue = Queue(name, connection=client)
     with client.pipeline(transaction=False) as pipeline:
-        pipeline.lrange(queue.key, start, start + most - 1)
         pipeline.lrange(queue.intermediate_queue_key, 0, most - 1)
         pipeline.zrange(StartedJobRegistry(name, connection=client).key, 0, most - 1)
-        replies = pipeline.execute()
-    items = (item.decode(errors="replace") for reply in replies for item in reply)
-    ids = {job_id for item in items if parse_delivery_id(job_id := item.partition(":")[0])}
-    return ids, len(replies[0]) == most
+        return _deliveries(pipeline.execute())
+
+
+def kept(client: Redis, name: str, start: int, most: int) -> tuple[Collection[str], bool]:
+    items = client.lrange(Queue(name, connection=client).key, start, start + most - 1)
+    return {*_deliveries([items]), *taken(client, name, most)}, len(items) == most
 
 
 def discard(client: Redis, name: str, delivery_ids: Collection[str]) -> int:
@@ -54,3 +58,8 @@ def _ours(client: Redis, delivery_ids: Sequence[str]) -> list[str]:
         told = pipeline.execute()
     mine = str(installation_id())
     return [each for each, data in zip(delivery_ids, told, strict=True) if installation_of(data) == mine]
+
+
+def _deliveries(replies: Iterable[Iterable[Any]]) -> set[str]:
+    items = (item.decode(errors="replace") for reply in replies for item in reply)
+    return {job_id for item in items if parse_delivery_id(job_id := item.partition(":")[0])}
