@@ -112,7 +112,7 @@ class Outbox:
         try:
             recorded = batches.record(together, self._worker_id)
         except Exception as error:
-            if _is_away(error):
+            if reports.is_away(error):
                 raise
             recorded = set()  # One of them is refused; alone each is told without what is.
         # Canceled meanwhile, taken by others, recorded already, locked, or refused.
@@ -127,7 +127,7 @@ class Outbox:
             try:
                 is_done = reports.deliver(json.loads(report.document), is_late=False)
             except Exception as error:
-                if _is_away(error):
+                if reports.is_away(error):
                     raise
                 reports.give_up(json.loads(report.document), error)
                 is_done = True
@@ -142,8 +142,3 @@ class Outbox:
                 spool.drop(path)
         self._one_by_one.discard(job_id)
         return report
-
-
-def _is_away(error: Exception) -> bool:
-    """True for what another try may mend; else it is the report."""
-    return isinstance(error, DatabaseError | InterfaceError) and not reports.is_refusal(error)

@@ -19,7 +19,6 @@ from django.db import (
     DataError,
     IntegrityError,
     InterfaceError,
-    OperationalError,
     connections,
     router,
     transaction,
@@ -74,9 +73,9 @@ def deliver_kept() -> int:
             if told["installation"] != str(installation_id()):
                 continue  # Of another database, which this project used then.
             is_delivered = deliver(told)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception as error:  # noqa: BLE001 - Whatever it holds, it must not keep the others waiting.
+        except Exception as error:  # Whatever it holds, it must not keep the others waiting.
+            if is_away(error):
+                raise
             spool.set_aside(path, error)
         else:
             if is_delivered:
@@ -160,6 +159,11 @@ def _record(job: Job, outcome: Outcome, worker_name: str) -> Outcome:
             told = short(error_message(str(error)), 1000)
             outcome = _without_values(outcome, f"The database refused it: {told}")
             return record(job, outcome, worker_name)
+
+
+def is_away(error: Exception) -> bool:
+    """True for what another try may mend; else it is the report."""
+    return isinstance(error, DatabaseError | InterfaceError) and not is_refusal(error)
 
 
 def is_refusal(error: Exception) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from django.db import connection
+from django.db import InternalError, connection
 from django.utils import timezone
 
 from django_jobs import Retry, reports, spool
@@ -321,6 +321,23 @@ def test_a_database_that_is_read_only_for_now_loses_no_value(job_factory, monkey
     report(job, Outcome.finished(result="kept"), worker_name="w1")
 
     assert (fresh(job).status, fresh(job).result, bool(waited)) == (FINISHED, "kept", True)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite is never read-only for a while.")
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_is_read_only_for_now_has_no_report_set_aside(job_factory, leave):
+    job = claim(job_factory())
+    leave(job, Outcome.finished(result="kept"))
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+        try:
+            with pytest.raises(InternalError):
+                deliver_kept()
+        finally:
+            cursor.execute("RESET default_transaction_read_only")
+
+    assert (deliver_kept(), fresh(job).result) == (1, "kept")
 
 
 # What the database refuses for its value
