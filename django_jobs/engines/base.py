@@ -222,7 +222,8 @@ class BaseEngine(ABC):
         return (), False
 
     def discard(self, queue: str, delivery_ids: Collection[str]) -> int:
-        """Remove whatever the server keeps of these deliveries, but of other installations; how many were."""
+        """Remove whatever the server keeps of these deliveries, but of other installations; only of some
+        where the queue is long. Of how many."""
         return 0
 
     def let_expire(self, delivery: Delivery) -> None:  # noqa: B027 - May be left out.

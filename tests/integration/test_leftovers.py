@@ -9,6 +9,7 @@ from rq.registry import StartedJobRegistry
 from django_jobs import leftovers, relay
 from django_jobs.engines import get_engine
 from django_jobs.engines.base import Delivery
+from django_jobs.engines.rq import keeping
 from django_jobs.leftovers import Leftovers
 from django_jobs.models import Installation, Job
 from django_jobs.models.workers import installation_id
@@ -117,6 +118,18 @@ def test_a_long_queue_is_walked_through(delivered, queued_ids, monkeypatch):
     assert [tidying.run_once() for _ in range(4)] == [0, 0, 0, 1]
 
     assert len(queued_ids("file_processing")) == 4
+
+
+def test_a_long_queue_is_looked_through_for_few_at_once(delivered, queued_ids, monkeypatch):
+    monkeypatch.setattr(keeping, "MOST_LOOKED_THROUGH", 12)
+    for _ in range(5):
+        delivered(status=CANCELED)
+    tidying = Leftovers()
+
+    told = [tidying.run_once() for _ in range(6)]
+
+    assert [removed for removed in told if removed] == [2, 3]
+    assert queued_ids("file_processing") == []
 
 
 def test_a_queue_with_plain_jobs_in_it_is_walked_through(delivered, valkey, monkeypatch):

@@ -15,6 +15,9 @@ from ...models.workers import installation_id
 from ..base import parse_delivery_id
 from .examining import installation_of
 
+MOST_LOOKED_THROUGH = 5_000_000
+"""How many places of a queue the server goes through at most, in all, for what is to be removed at once."""
+
 
 def taken(client: Redis, name: str, most: int) -> Collection[str]:
     """From the list of what was just taken, and the registry of what runs, those first whose worker has said
@@ -32,15 +35,16 @@ def kept(client: Redis, name: str, start: int, most: int) -> tuple[Collection[st
 
 
 def discard(client: Redis, name: str, delivery_ids: Collection[str]) -> int:
-    ours = _ours(client, list(delivery_ids))
     queue, started = Queue(name, connection=client), StartedJobRegistry(name, connection=client)
+    most = max(1, MOST_LOOKED_THROUGH // max(1, client.llen(queue.key)))
+    ours = _ours(client, list(delivery_ids))[:most]
     with client.pipeline(transaction=False) as pipeline:
         for delivery_id in ours:
             pipeline.zrange(ExecutionRegistry(delivery_id, client).key, 0, -1)
         executions = pipeline.execute()
         for delivery_id, execution_ids in zip(ours, executions, strict=True):
-            pipeline.lrem(queue.key, 0, delivery_id)
-            pipeline.lrem(queue.intermediate_queue_key, 0, delivery_id)
+            pipeline.lrem(queue.key, 1, delivery_id)
+            pipeline.lrem(queue.intermediate_queue_key, 1, delivery_id)
             for execution_id in map(bytes.decode, execution_ids):
                 execution = Execution(execution_id, delivery_id, client)
                 pipeline.zrem(started.key, execution.composite_key)
