@@ -132,8 +132,7 @@ def _try_to_claim(job_id: UUID, attempt: int, worker: Worker, claim_id: UUID) ->
         return None, True
     if Queue.objects.filter(name=job.queue, paused=True).exists():
         # The relay delivers it when the queue is resumed.
-        Job.objects.same_delivery(job).queued().update(**NEXT_DELIVERY)
-        return None, True
+        return None, bool(Job.objects.same_delivery(job).queued().update_unless_locked(**NEXT_DELIVERY))
     return None, False
 
 

@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from .fingerprints import fingerprint
 from .models import Attempt, Job, JobEvent, JobQuerySet, Worker
 from .models.figures import add_attempt, seconds_waited
-from .models.jobs import NEXT_DELIVERY, WORKER_LOST
+from .models.jobs import BACK, WORKER_LOST
 from .models.tallies import tally
 from .retries import Retry, interval_seconds
 from .states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
@@ -195,8 +195,7 @@ def lose_unless_locked(job: Job, evidence: str, *, still: JobQuerySet | None = N
 
 def give_back(job: Job) -> None:
     """Have an attempt of which nothing has run delivered anew, as the same attempt."""
-    returned = {"status": QUEUED, "worker": None, "claim_id": None, "started_at": None, **NEXT_DELIVERY}
-    if _claimed(job).started().update(**returned):
+    if _claimed(job).started().update(**BACK):
         logger.info("Attempt %s of job %s is given back before it began.", job.attempt, job.pk)
 
 

@@ -363,3 +363,6 @@ def _defaults() -> tuple[dict[str, Any], list[tuple[str, Callable[[], Any]]]]:
 
 NEXT_DELIVERY = {"delivery": F("delivery") + 1, "delivered_at": None, "delivered_epoch": ""}
 """Update of a queued row after which the relay delivers it anew."""
+
+BACK = {"status": QUEUED, "worker": None, "claim_id": None, "started_at": None, **NEXT_DELIVERY}
+"""Update of a started row of which nothing has run: others may run it, as the same attempt."""

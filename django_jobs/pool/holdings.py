@@ -11,22 +11,12 @@ from django.db import InterfaceError, OperationalError, connections, router
 from .. import batches, executor
 from ..batches import Claimed
 from ..models import Job, Queue
-from ..models.jobs import NEXT_DELIVERY
+from ..models.jobs import BACK, NEXT_DELIVERY
 from ..outcomes import lose_unless_locked
 from ..patience import patience
-from ..states import QUEUED
 
 PATIENCE_SECONDS = 10
 """How long the database may take to answer."""
-
-BACK: dict[str, Any] = {
-    "status": QUEUED,
-    "worker": None,
-    "claim_id": None,
-    "started_at": None,
-    **NEXT_DELIVERY,
-}
-"""Update of a started row of which nothing has run: others may run it, as the same attempt."""
 
 logger = logging.getLogger(__name__)
 

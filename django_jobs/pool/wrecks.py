@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import spool
 from ..models import Job
-from .holdings import BACK
+from ..models.jobs import BACK
 from .seats import begun_in
 
 DEAD_SECONDS = 1
