@@ -8,6 +8,7 @@ imported code, is the worker's own command started anew.
 import contextlib
 import gc
 import json
+import logging
 import os
 import select
 import signal
@@ -26,6 +27,8 @@ FORKER_VARIABLE = "DJANGO_JOBS_FORKER"
 more."""
 
 _MESSAGE_BYTES = 10_000
+
+logger = logging.getLogger(__name__)
 
 
 class Forker:
@@ -148,9 +151,9 @@ def serve(line: socket.socket, seats: Seats, limits: LimitsOfTime, parent_pid: i
                 is_open = bool(message)
                 if message:
                     options = json.loads(message)
-                    pid = _fork_child(options, ends, seats, limits, [line, woken, waking])
-                    pids.add(pid)
-                    _tell(line, {"forked": options["number"], "pid": pid})
+                    if pid := _fork_child(options, ends, seats, limits, [line, woken, waking]):
+                        pids.add(pid)
+                        _tell(line, {"forked": options["number"], "pid": pid})
         for pid, status, usage in _ended():
             pids.discard(pid)
             if is_open:
@@ -165,9 +168,14 @@ def _fork_child(
     seats: Seats,
     limits: LimitsOfTime,
     mine: list[socket.socket],
-) -> int:
-    parent_pid = os.getpid()
-    pid = os.fork()
+) -> int | None:
+    """Its pid; None if the system has no room for it now. The worker then sees its lines closed, and asks
+    again."""
+    parent_pid, pid = os.getpid(), None
+    try:
+        pid = os.fork()
+    except OSError as error:
+        logger.warning("A child could not be forked: %s", error)
     if pid == 0:
         status = 1
         try:
@@ -186,8 +194,9 @@ def _fork_child(
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    with contextlib.suppress(OSError):
-        os.setpgid(pid, pid)  # In both processes, as either may be first.
+    if pid:
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # In both processes, as either may be first.
     for end in ends:
         os.close(end)
     return pid

@@ -1,0 +1,86 @@
+"""A worker's children, from the process that forks them: they come, stay, and are replaced."""
+
+import errno
+import itertools
+import os
+from uuid import uuid4
+
+import pytest
+
+from django_jobs import batches
+from django_jobs.engines.rq.prefork import LIMITS
+from django_jobs.pool.nursery import Nursery
+from tests.conftest import make_worker, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def start_nursery():
+    started = []
+
+    def start(processes=1, **options):
+        started.append(Nursery("w1", processes, None, LIMITS, **options))
+        return started[-1]
+
+    yield start
+    for nursery in started:
+        heard(nursery)
+        children = list(nursery.children)
+        nursery.close()
+        for child in children:
+            child.close()
+
+
+@pytest.fixture
+def claim(job_factory):
+    """A claimed job, as a worker hands it to a child."""
+    worker = make_worker()
+
+    def make(task, *args, **values):
+        job = job_factory(task=f"tests.tasks.{task}", args=list(args), **values)
+        (claimed,) = batches.claim([(job.pk, job.attempt)], worker.pk, uuid4())
+        return claimed
+
+    return make
+
+
+def heard(nursery):
+    """The children, as soon as all are there."""
+
+    def are_there():
+        nursery.hear()
+        return all(child.pid for child in nursery.children)
+
+    wait_until(are_there)
+    return nursery.children
+
+
+def run(child, claimed):
+    """Have a child run this, and wait for its end."""
+    assert child.hand(claimed)
+    (report,) = wait_until(lambda: child.heard()[0])
+    return report
+
+
+def test_a_fork_that_fails_costs_no_other_child_and_the_next_one_is_there(start_nursery, claim, monkeypatch):
+    fork, calls = os.fork, itertools.count(1)
+
+    def fail_for_the_second_child():
+        if next(calls) == 3:  # The first one is of who forks them.
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fail_for_the_second_child)
+    nursery = start_nursery(processes=2)
+    nursery.fill()
+    first, second = nursery.children
+
+    wait_until(lambda: not second.heard()[2])
+    nursery.remove(second)
+    second.close()
+    wait_until(lambda: nursery.fill() or len(nursery.children) == 2)
+
+    assert heard(nursery)[0] is first
+    for child in nursery.children:
+        assert run(child, claim("add", 1)).outcome == "finished"
