@@ -97,23 +97,32 @@ class KeptProcess:
         self._run = run
         self._lock = lock
         self._pid = 0
+        self._is_stopped = False
         self._start()
 
     def revive(self) -> None:
-        """Start another one if it has ended."""
-        if self._pid and os.waitpid(self._pid, os.WNOHANG) != (0, 0):
+        """Start another one if it has ended. If the system has no room for it now, the next call tries
+        again."""
+        if self._is_stopped or (self._pid and not _has_ended(self._pid)):
+            return
+        if self._pid:
             logger.warning("The %s (pid %s) ended; starting another.", self._name, self._pid)
+        self._pid = 0  # It may be another process's from now on.
+        try:
             self._start()
+        except OSError as error:
+            logger.warning("The %s could not be started: %s", self._name, error)
 
     def stop(self, *, grace_seconds: float = 3) -> None:
         """End it with SIGTERM, with SIGKILL when it has not ended after the grace."""
+        self._is_stopped = True
         pid, self._pid = self._pid, 0
         if not pid:
             return
-        with suppress(ProcessLookupError, ChildProcessError):
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + grace_seconds
-            while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            while not _has_ended(pid):
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.02)
@@ -128,6 +137,14 @@ class KeptProcess:
                     self._run(parent_pid)
                 finally:
                     os._exit(0)
+
+
+def _has_ended(pid: int) -> bool:
+    """True if this child has ended; then its pid is free for other processes."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) != (0, 0)
+    except ChildProcessError:  # It has been waited for.
+        return True
 
 
 def how_it_ended(status: int, memory_kb: int) -> str:

@@ -1,10 +1,13 @@
+import errno
 import os
+import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from django_jobs.processes import Footprint, _children, identity
+from django_jobs.processes import Footprint, KeptProcess, _children, identity
 from tests.conftest import wait_until
 
 
@@ -97,3 +100,57 @@ def test_a_process_that_is_gone_uses_nothing_that_is_known():
     process.communicate()
 
     assert Footprint(process.pid).measure() == (None, None)
+
+
+# A process that is kept
+
+
+@pytest.fixture
+def kept():
+    process = KeptProcess("waiter", lambda parent_pid: signal.pause(), lock=nullcontext())
+    yield process
+    process.stop()
+
+
+def test_a_process_that_is_kept_is_replaced_when_it_was_killed(kept):
+    before = kept._pid
+    os.kill(before, signal.SIGKILL)
+
+    wait_until(lambda: kept.revive() or kept._pid != before)
+
+    assert identity(kept._pid)
+
+
+def test_one_that_cannot_be_forked_is_forked_at_the_next_call(kept, monkeypatch):
+    os.kill(kept._pid, signal.SIGKILL)
+    os.waitid(os.P_PID, kept._pid, os.WEXITED | os.WNOWAIT)
+
+    def fail():
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fork", fail)
+        kept.revive()
+    assert kept._pid == 0  # It would be killed by this number, which may be another's.
+
+    kept.revive()
+
+    assert identity(kept._pid)
+
+
+def test_one_that_somebody_else_has_waited_for_is_replaced(kept):
+    before = kept._pid
+    os.kill(before, signal.SIGKILL)
+    os.waitpid(before, 0)
+
+    kept.revive()
+
+    assert identity(kept._pid)
+
+
+def test_one_that_was_stopped_stays_so(kept):
+    kept.stop()
+
+    kept.revive()
+
+    assert kept._pid == 0
