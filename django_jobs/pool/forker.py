@@ -124,6 +124,7 @@ def serve_if_asked(limits: LimitsOfTime) -> None:
 def serve(line: socket.socket, seats: Seats, limits: LimitsOfTime, parent_pid: int) -> None:
     """Fork children as asked and tell of their ends, until the worker closes the line and all have ended."""
     die_with_parent(parent_pid)
+    disconnect_databases()  # What was imported may have asked one.
     woken, waking = socket.socketpair()
     for end in (woken, waking):
         end.setblocking(False)

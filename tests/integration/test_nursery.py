@@ -6,11 +6,14 @@ import os
 from uuid import uuid4
 
 import pytest
+from django.db import connection
+from django.db.backends.signals import connection_created
 
 from django_jobs import batches
 from django_jobs.engines.rq.prefork import LIMITS
 from django_jobs.pool.nursery import Nursery
-from tests.conftest import make_worker, wait_until
+from tests import tasks
+from tests.conftest import lines, make_worker, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,6 +46,18 @@ def claim(job_factory):
         return claimed
 
     return make
+
+
+@pytest.fixture
+def connecting(tmp_path):
+    """The processes that have connected to a database since, once for each time."""
+
+    def note(**told):
+        tasks.record(str(tmp_path / "connecting"), str(os.getpid()))
+
+    connection_created.connect(note)
+    yield lambda: [int(line) for line in lines(tmp_path / "connecting")]
+    connection_created.disconnect(note)
 
 
 def heard(nursery):
@@ -84,3 +99,25 @@ def test_a_fork_that_fails_costs_no_other_child_and_the_next_one_is_there(start_
     assert heard(nursery)[0] is first
     for child in nursery.children:
         assert run(child, claim("add", 1)).outcome == "finished"
+
+
+def test_a_connection_left_open_by_what_was_imported_is_shared_by_no_children(
+    start_nursery, claim, connecting, monkeypatch
+):
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", None)
+    fork, calls = os.fork, itertools.count(1)
+
+    def fork_and_ask_the_database():
+        pid = fork()
+        if next(calls) == 1 and pid == 0:
+            connection.ensure_connection()
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_ask_the_database)
+    nursery = start_nursery(processes=2)
+    nursery.fill()
+
+    for child in heard(nursery):
+        assert run(child, claim("run_sql", "SELECT 1")).outcome == "finished"
+
+    assert {child.pid for child in nursery.children} <= set(connecting())
