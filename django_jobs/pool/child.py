@@ -5,6 +5,7 @@ import logging
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
@@ -27,6 +28,9 @@ from ..patience import limit_connecting
 from ..signals import job_finished, job_started
 from . import lines
 from .seats import Seat, Seats
+
+IDLE_SECONDS = 1
+"""After which a child looks at its connections before a job; before that, it has just done so."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +101,7 @@ class _Child:
                 timeout_error=limits.error,
             )
         self._seat_of: dict[UUID, Seat] = {}
+        self._ran_at = 0.0  # When the last one in the main thread ended.
 
     def has_room(self) -> bool:
         """Wait until one more job can begin."""
@@ -132,6 +137,8 @@ class _Child:
         return any(seat.runs for seat in self._seats)
 
     def _run_here(self, job: Job) -> None:
+        if time.monotonic() - self._ran_at > IDLE_SECONDS:
+            close_old_connections()  # Since the last job they may have become too old.
         seat = self._seats[0]
         with logs.telling(job):
             job_started.send_robust(Job, job=job)
@@ -140,6 +147,7 @@ class _Child:
             outcome, raised = executor.run(job, limits, tell=tell, cpu_deadline=cpu_deadline)
             self._telling.report(job, outcome, raised)
         seat.leave()
+        self._ran_at = time.monotonic()
 
     def _run_async(self, job: Job, limits: TimeLimit) -> tuple[Outcome, BaseException | None]:
         job_started.send_robust(Job, job=job)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import time
 from uuid import uuid4
 
 import pytest
@@ -121,3 +122,20 @@ def test_a_connection_left_open_by_what_was_imported_is_shared_by_no_children(
         assert run(child, claim("run_sql", "SELECT 1")).outcome == "finished"
 
     assert {child.pid for child in nursery.children} <= set(connecting())
+
+
+def test_an_idle_child_begins_with_no_connection_that_is_beyond_its_age(
+    start_nursery, claim, connecting, monkeypatch
+):
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 1)
+    nursery = start_nursery()
+    nursery.fill()
+    (child,) = heard(nursery)
+    first, second = (claim("run_sql", "SELECT 1") for _ in range(2))
+    run(child, first)
+    idle_since = time.monotonic()
+
+    wait_until(lambda: time.monotonic() > idle_since + 1.5)
+    run(child, second)
+
+    assert connecting().count(child.pid) == 2
