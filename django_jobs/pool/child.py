@@ -120,6 +120,8 @@ class _Child:
         Context().run(self._run_here, job)
 
     def end(self) -> None:
+        """Begin nothing more, and return when all that has begun is told."""
+        self._seats[0].close()
         if self._async_jobs:
             self._async_jobs.end()
         connections.close_all()

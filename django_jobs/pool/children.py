@@ -97,6 +97,11 @@ class Child:
             return 0.0
         return min(seat.ran_seconds for seat in self.seats[1:])
 
+    @property
+    def begins_no_more(self) -> bool:
+        """True if it will only end what it has begun."""
+        return self.seats[0].is_closed
+
     def begun(self) -> set[UUID]:
         """The jobs whose functions have begun and whose reports are not sent."""
         return {job_id for seat in self.seats if (job_id := seat.job_id)}

@@ -198,7 +198,7 @@ class Nursery:
             return None
 
     def _has_had_enough(self, child: Child) -> bool:
-        if self.max_jobs and child.ran >= self.max_jobs:
+        if child.begins_no_more or (self.max_jobs and child.ran >= self.max_jobs):
             return True
         return self._max_memory_bytes is not None and child.memory_bytes() > self._max_memory_bytes
 

@@ -55,7 +55,7 @@ def begun_in(data: bytes) -> set[UUID]:
 
 
 class _Layout:
-    JOB, SINCE, DEADLINE, CPU_DEADLINE, COUNT, BEGUN = 0, 16, 24, 32, 40, 48
+    JOB, SINCE, DEADLINE, CPU_DEADLINE, CLOSED, COUNT, BEGUN = 0, 16, 24, 32, 40, 48, 56
     SIZE = BEGUN + 16 * MOST_REMEMBERED
 
 
@@ -84,6 +84,14 @@ class Seat:
     @property
     def ran_seconds(self) -> float:
         return self._since.seconds_over()
+
+    @property
+    def is_closed(self) -> bool:
+        """True if nothing more begins here, until the seat is left."""
+        return bool(self._memory[self._offset + _Layout.CLOSED])
+
+    def close(self) -> None:
+        self._memory[self._offset + _Layout.CLOSED] = 1
 
     @contextmanager
     def running(self, job_id: UUID, limit_seconds: float | None) -> Iterator[None]:

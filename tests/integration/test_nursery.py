@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.db.backends.signals import connection_created
 
-from django_jobs import batches
+from django_jobs import batches, loops
 from django_jobs.engines.rq.prefork import LIMITS
 from django_jobs.pool.nursery import Nursery
 from tests import tasks
@@ -139,3 +139,25 @@ def test_an_idle_child_begins_with_no_connection_that_is_beyond_its_age(
     run(child, second)
 
     assert connecting().count(child.pid) == 2
+
+
+def test_what_was_handed_to_a_child_that_begins_no_more_comes_back(
+    start_nursery, claim, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loops, "GRACE_SECONDS", 0.1)
+    nursery = start_nursery(async_concurrency=2)
+    nursery.fill()
+    (child,) = heard(nursery)
+    stuck = claim("go_on_when_canceled", str(tmp_path / "release"), timeout_seconds=1)
+    long, third = claim("sleep_asynchronously", 3600), claim("add", 1)
+    assert run(child, stuck).outcome == "failed"  # It goes on, left behind.
+    child.hand(long)
+    wait_until(lambda: child.runs(long.job_id))
+    child.hand(third)
+
+    returned = wait_until(nursery.replace, timeout_seconds=30)
+
+    assert [each.job_id for each in returned] == [third.job_id]
+    assert set(child.handed) == {long.job_id}
+    (other,) = nursery.staying()
+    assert run(other, third).outcome == "finished"

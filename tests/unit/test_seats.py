@@ -61,6 +61,20 @@ def test_a_function_that_fails_leaves_the_seat_as_one_that_ends(seat):
     assert (seat.job_id, seat.runs, seat.deadline.get()) == (job_id, False, 0)
 
 
+def test_a_seat_that_is_closed_is_so_until_it_is_left():
+    seat, other = Seats(1, 2).of_child(0)
+
+    seat.close()
+
+    assert [each.is_closed for each in (seat, other)] == [True, False]
+    with other.running(uuid4(), 60):
+        assert [each.is_closed for each in (seat, other)] == [True, False]
+    other.leave()
+    assert seat.is_closed
+    seat.leave()
+    assert not seat.is_closed
+
+
 def test_no_seat_touches_another_or_the_fence():
     seats = Seats(3, 4)
     all_seats = [seat for number in range(3) for seat in seats.of_child(number)]
