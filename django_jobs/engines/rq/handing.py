@@ -198,7 +198,12 @@ class HandingWorker(HorsesWorker):
         for each in [*taken, *due]:
             key = parse_delivery_id(each.id)
             if key is None:
-                self._begun += self.start_plain(each)
+                try:
+                    self._begun += self.start_plain(each)
+                except Exception:
+                    # RQ's maintenance finds it. What was taken with it must not wait for that.
+                    logger.exception("Worker %s: plain job %s could not be started.", self.name, each.id)
+                    self._rest()
             elif key in wanted or key[0] in self._holdings.held:  # Delivered twice.
                 self._ends.append(End(each, taking.DROPPED))
             else:
