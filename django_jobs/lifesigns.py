@@ -107,13 +107,16 @@ class LifeSigns:
             if self._stopping.is_set():
                 return
             try:
-                with self.lock, patience(self._alias, settings.LEASE_SECONDS):
+                with self.lock:
                     try:
-                        self._renew()
-                        self._tell_cancellations()
-                        self._tell_order()
-                        if self._on_renewal:
-                            self._on_renewal()
+                        with patience(self._alias, settings.LEASE_SECONDS):
+                            self._renew()
+                        # However long the rest takes, the next renewal has to come in time.
+                        with patience(self._alias, settings.LEASE_SECONDS / 2):
+                            self._tell_cancellations()
+                            self._tell_order()
+                            if self._on_renewal:
+                                self._on_renewal()
                     finally:
                         disconnect_databases()
             except Exception:

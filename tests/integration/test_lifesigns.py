@@ -3,11 +3,11 @@
 import threading
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
 from django_jobs.exceptions import EngineUnavailable
 from django_jobs.lifesigns import LifeSigns
-from django_jobs.models import Worker
+from django_jobs.models import Queue, Worker
 from tests.conftest import fresh, wait_until
 from tests.threads import holding_locks
 
@@ -125,6 +125,28 @@ def test_a_witness_alone_does_not_open_a_fence_that_has_closed(start):
         signs.fence._closes.set(1)
         assert ended.wait(60)
         assert signs.fence.has_closed()
+
+
+@on_postgresql
+def test_what_follows_a_renewal_and_hangs_does_not_keep_the_next_one_from_coming_in_time(start, settings):
+    settings.DJANGO_JOBS = {"LEASE_SECONDS": 6}
+    Queue.objects.create(name="file_processing")
+    ended, begun = threading.Event(), threading.Semaphore(0)
+
+    def ask_for_the_queue():
+        with transaction.atomic():
+            return Queue.objects.select_for_update().get()
+
+    def hang():
+        begun.release()
+        ask_for_the_queue()
+
+    with holding_locks(ask_for_the_queue):
+        start(witness=away, on_renewal=hang, on_fence=ended.set)
+
+        for _ in range(3):
+            assert begun.acquire(timeout=60)
+        assert not ended.is_set()
 
 
 def database_now():
