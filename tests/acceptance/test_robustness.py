@@ -15,9 +15,10 @@ from django_jobs.engines import Delivery, get_engine
 from django_jobs.engines.rq import engine
 from django_jobs.engines.rq.parking import PARKED_KEY
 from django_jobs.models import Job, Worker
+from django_jobs.processes import _children as children_of
 from django_jobs.states import FAILED, FINISHED, STARTED
 from tests import tasks
-from tests.conftest import ROOT, fresh, lines, wait_until
+from tests.conftest import ROOT, fresh, lines, wait_until, write
 
 
 @pytest.fixture
@@ -177,6 +178,46 @@ def test_a_job_runs_to_its_end_once_though_rqs_record_of_it_breaks(start_worker,
     job.wait(timeout=60)
     assert (job.status, job.attempt) == (FINISHED, 1)
     assert [line.split()[0] for line in lines(effects)] == ["started", "ended"]
+
+
+FORKS_WHILE_THERE_IS_ROOM = """
+    import errno, os
+
+    fork = os.fork
+
+    def fork_while_there_is_room():
+        if os.path.exists({full!r}):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    os.fork = fork_while_there_is_room
+"""
+
+
+def test_a_worker_outlives_that_for_a_while_nothing_can_be_forked(start_worker, shop, tmp_path):
+    (folder, environment), full = shop, tmp_path / "full"
+    write(folder / "shop" / "tasks.py", FORKS_WHILE_THERE_IS_ROOM.format(full=str(full)))
+    effects, release = tmp_path / "effects", tmp_path / "release"
+    running = tasks.hold.enqueue(str(effects), str(release))
+    worker = start_worker("file_processing", "--processes=2", **environment)
+    busy = int(wait_until(lambda: lines(effects))[0].split()[1])
+    wait_until(lambda: [len(children_of(pid)) for pid in children_of(worker.pid)] in ([2, 0], [0, 2]))
+    before = children_of(worker.pid)
+    (maintainer,) = [pid for pid in before if not children_of(pid)]
+    (idle,) = [pid for each in before for pid in children_of(each) if pid != busy]
+
+    full.touch()
+    for pid in (maintainer, idle):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "The maintainer could not be started" in worker.log.read_text())
+    wait_until(lambda: "A child could not be forked" in worker.log.read_text())
+    full.unlink()
+
+    assert tasks.add.enqueue(1, 2).wait(timeout=60).status == FINISHED
+    wait_until(lambda: len(set(children_of(worker.pid)) - {maintainer}) == 2)
+    release.touch()
+    assert running.wait(timeout=60).status == FINISHED
+    assert [attempt.outcome for attempt in running.attempts.all()] == ["finished"]
 
 
 def test_a_worker_may_take_the_name_of_one_that_was_killed_but_not_of_one_that_lives(start_worker):
