@@ -214,6 +214,20 @@ def test_a_ticked_box_stays_with_its_row(site, open_page):
     assert page.locator("input:checked").count() == 1
 
 
+def test_a_ticked_row_that_has_left_the_list_stays_below_it_until_it_is_unticked(site, open_page):
+    page = open_page(site.url)
+    page.locator("input[value=b]").check()
+    page.locator("[data-jobs-search]").focus()
+
+    show(site, page, row("x", "new"), row("y", "new"))
+
+    expect(page.locator("input[value=b]")).to_be_checked()
+    assert page.locator("tr").evaluate_all("rows => rows.map(row => row.dataset.jobsKey)") == ["x", "y", "b"]
+    page.locator("input[value=b]").uncheck()
+    page.locator("[data-jobs-search]").focus()
+    expect(page.locator("input[value=b]")).to_have_count(0)
+
+
 def test_one_box_ticks_all_rows_and_tells_whether_all_are_ticked(site, open_page):
     page = open_page(site.url)
     every = page.get_by_label("All")

@@ -135,7 +135,7 @@ function fit(parent, wanted) {
     else if (at && at.compareDocumentPosition(old) & Node.DOCUMENT_POSITION_FOLLOWING) at = old.nextSibling;
   }
   for (const old of olds.filter((each) => !used.has(each))) {
-    if (isHeld(old)) isWhole = false;
+    if (isHeld(old) || isTicked(old)) isWhole = false;
     else old.remove();
   }
   return isWhole;
@@ -167,6 +167,12 @@ function isHeld(node) {
   if (!selection.isCollapsed && selection.containsNode(node, true)) return true;
   if (node.nodeType !== Node.ELEMENT_NODE) return false;
   return node.contains(document.activeElement) || isHeldItself(node) || !!node.querySelector("details[open]");
+}
+
+// A ticked row may be moved and changed, but does not go away with its tick.
+function isTicked(node) {
+  if (node.nodeType !== Node.ELEMENT_NODE) return false;
+  return node.matches("input:checked") || !!node.querySelector("input:checked");
 }
 
 // A tick must never pass on to another row: boxes are told apart by what they stand for.
