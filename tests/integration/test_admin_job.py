@@ -412,13 +412,14 @@ def test_regions_are_what_the_page_holds_and_are_not_sent_twice(client_who_may, 
         assert (again.status_code, again.content) == (304, b"")
 
 
-@pytest.mark.parametrize(("status", "is_final"), [(FINISHED, True), (STARTED, False), (QUEUED, False)])
-def test_regions_say_when_they_change_no_more(client_who_may, job_factory, status, is_final):
+@pytest.mark.parametrize("status", [FINISHED, FAILED, CANCELED, STARTED, QUEUED])
+def test_regions_of_a_finished_job_change_no_more_and_others_may(client_who_may, job_factory, status):
+    """A failed or canceled one may be requeued."""
     client = client_who_may(*EVERYTHING)
     job = job_factory(status=status)
 
     for name in (HEAD, PAST):
-        assert ("data-jobs-final" in shown(client, job, name)) is is_final
+        assert ("data-jobs-final" in shown(client, job, name)) is (status == FINISHED)
 
 
 def test_upcoming_attempts_are_drawn(client_who_may, job_factory):

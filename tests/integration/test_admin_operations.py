@@ -71,6 +71,7 @@ def test_an_operation_from_its_begin_to_its_end(client_who_may, job_factory):
         job_factory(status=FAILED)
     operation = operations.start("requeue", "status:failed")
     assert "waiting" in page(client, operation).text
+    assert "data-jobs-final" not in page(client, operation).text
 
     while operations.run_once():
         pass
@@ -78,6 +79,7 @@ def test_an_operation_from_its_begin_to_its_end(client_who_may, job_factory):
     text = page(client, operation).text
     assert "100 %" in text
     assert "done" in text
+    assert "data-jobs-final" in text
     assert abort(operation) not in text
     assert page(client, operation).context["row"].done == "3"
 
