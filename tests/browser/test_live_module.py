@@ -16,7 +16,8 @@ PAGE = """<!doctype html><html lang="en"><head><title>Jobs</title><link rel="ico
 <body {body}>
 <p class="jobs-status" role="status" data-jobs-status data-jobs-updated="Updated {{ago}}"
    data-jobs-paused="Paused; last updated {{ago}}"
-   data-jobs-reconnecting="Reconnecting… last updated {{ago}}" data-jobs-signed-out="You are signed out.">
+   data-jobs-reconnecting="Reconnecting… last updated {{ago}}" data-jobs-signed-out="You are signed out."
+   data-jobs-gone="It is gone.">
 </p>
 <input data-jobs-search aria-label="Search"> <a href="/workers" data-jobs-go="w">Workers</a>
 <form><div id="jobs-region" data-jobs-live="/region" data-jobs-interval="{interval}">{region}</div>
@@ -328,6 +329,24 @@ def test_who_is_signed_out_is_told_so_and_nothing_is_asked_any_more(site, open_p
 
     assert len(site.asked) == 1
     expect(text_of(page, "a")).to_have_text("one")
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_is_gone_is_said_to_be_so_and_asked_for_no_more(site, open_page, status):
+    open_page.expect_complaint("404|410")
+    page = open_page()
+    page.clock.install()
+    page.goto(site.url)
+    site.status = status
+
+    page.clock.run_for(3_000)
+    expect(page.get_by_role("status")).to_have_text("It is gone.")
+    page.clock.run_for(600_000)
+    page.evaluate("fetch('/icon')")
+
+    assert len(site.asked) == 1
+    expect(text_of(page, "a")).to_have_text("one")
+    expect(page.locator("#jobs-region")).to_have_class("jobs-stale")
 
 
 def test_a_page_in_place_of_a_region_is_not_put_into_it(site, open_page):

@@ -4,7 +4,7 @@
    <div data-jobs-live="URL" data-jobs-interval="5" data-jobs-etag="…">  its inner HTML, from URL; 304 if unchanged
    data-jobs-final anywhere inside: it changes no more, and is asked for no more
    <p role="status" data-jobs-status data-jobs-updated="Updated {ago}" data-jobs-paused="…{ago}"
-      data-jobs-reconnecting="Reconnecting… last updated {ago}" data-jobs-signed-out="…">
+      data-jobs-reconnecting="Reconnecting… last updated {ago}" data-jobs-signed-out="…" data-jobs-gone="…">
    <time datetime="…" data-jobs-ago>
    <button hidden data-jobs-copy="Copied">  copies the <pre> of its section, and says so
    <label data-jobs-tick-all hidden><input type="checkbox">…</label> in a form with rows to tick
@@ -36,8 +36,9 @@ function tick() {
   if (document.hidden) return;
   all("time[data-jobs-ago]").forEach(letPass);
   for (const region of regions()) {
-    const isFinal = region.querySelector("[data-jobs-final]");
-    if (interval(region) && !paused && !isFinal && stateOf(region).due <= Date.now()) refresh(region);
+    const state = stateOf(region);
+    const isFinal = state.isGone || region.querySelector("[data-jobs-final]");
+    if (interval(region) && !paused && !isFinal && state.due <= Date.now()) refresh(region);
   }
   timer = setTimeout(tick, 1000);
 }
@@ -54,7 +55,8 @@ async function refresh(region) {
       signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000),
     });
     if (answer.type === "opaqueredirect" || answer.status === 401 || answer.status === 403) return stop();
-    if (answer.status !== 304) {
+    state.isGone = answer.status === 404 || answer.status === 410;
+    if (answer.status !== 304 && !state.isGone) {
       if (!answer.ok) throw new Error(answer.status);
       const html = await answer.text();
       if (/^\s*<(!doctype|html)/i.test(html)) return stop(); // A whole page is not a region.
@@ -67,7 +69,7 @@ async function refresh(region) {
     skew = Date.parse(answer.headers.get("Date")) - Date.now() || skew;
     state.at = now();
     state.failures = 0;
-    region.classList.remove("jobs-stale");
+    region.classList.toggle("jobs-stale", state.isGone);
   } catch (error) {
     console.warn(error);
     state.failures += 1;
@@ -77,8 +79,9 @@ async function refresh(region) {
     const pause = (interval(region) || 1) * 2 ** Math.min(state.failures, 10);
     state.due = jittered(state.failures ? Math.min(pause, MOST_SECONDS) : interval(region));
   }
-  const failing = regions().map(stateOf).filter((each) => each.failures);
-  const fine = paused ? "jobsPaused" : "jobsUpdated";
+  const known = regions().map(stateOf);
+  const failing = known.filter((each) => each.failures);
+  const fine = known.some((each) => each.isGone) ? "jobsGone" : paused ? "jobsPaused" : "jobsUpdated";
   say(failing.length ? "jobsReconnecting" : fine, Math.min(...failing.map((each) => each.at), now()));
   all("time[data-jobs-ago]").forEach(letPass);
 }
