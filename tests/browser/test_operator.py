@@ -364,6 +364,26 @@ def test_what_has_the_focus_is_marked(visit):
         assert style != "none", selector
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (800, 720), (390, 640)])
+def test_the_actions_do_not_cover_the_row_that_has_the_focus(visit, width, height):
+    make_group(f"{width:032x}", 30)
+    page = visit(f"{LIST}?q=fingerprint:{width:032x}", viewport={"width": width, "height": height})
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(page.locator("tbody input:checked")).to_have_count(1)
+
+    for _row in range(29):
+        page.keyboard.press("j")
+        assert page.evaluate(IS_IN_SIGHT)
+
+
+IS_IN_SIGHT = """() => {
+    const {x, top, bottom} = document.activeElement.getBoundingClientRect();
+    const row = document.activeElement.closest("tbody tr");
+    return [top + 1, bottom - 1].every((y) => row.contains(document.elementFromPoint(x + 1, y)));
+}"""
+
+
 def make_group(fingerprint: str, count: int) -> ErrorGroup:
     now = timezone.now()
     values = {"task": "tests.tasks.fail", "queue": UNWORKED, "status": FAILED, "error_type": "ValueError"}
