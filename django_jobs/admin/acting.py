@@ -38,6 +38,9 @@ class Asked:
     verb: Verb
     ids: tuple[UUID, ...]
     search: str
+    before: str
+    after: str
+    """Where the page of the list began, of which they were ticked."""
     is_for_all: bool
     is_from_page: bool
     """Asked on the page of a job, and not in the list."""
@@ -59,6 +62,8 @@ class Asked:
             verb=verb,
             ids=ids,
             search=sent.get("q", ""),
+            before=sent.get("before", ""),
+            after=sent.get("after", ""),
             is_for_all=sent.get("scope") == "all",
             is_from_page=sent.get("from") == "page" and len(ids) == 1,
             is_confirmed=sent.get("confirmed") == "yes",
@@ -109,7 +114,7 @@ class ActsOnJobs:
         return [verb for verb in VERBS.values() if may(request.user, verb.permission)]
 
     def _act_on_some(self, request: HttpRequest, asked: Asked) -> HttpResponseBase:
-        back = self.job_url(asked.ids[0]) if asked.is_from_page else self.list_url(q=asked.search)
+        back = self.job_url(asked.ids[0]) if asked.is_from_page else self._listed_url(asked)
         if not asked.ids:
             messages.warning(request, gettext("Nothing is done: tick the jobs it is meant for first."))
             return HttpResponseRedirect(back)
@@ -146,7 +151,7 @@ class ActsOnJobs:
 
     def _act_on_all(self, request: HttpRequest, asked: Asked) -> HttpResponseBase:
         check_action(request, "bulk_job")
-        back = self.list_url(q=asked.search)
+        back = self._listed_url(asked)
         try:
             search = parsed(asked.search, request.user)
             if not search:
@@ -159,6 +164,10 @@ class ActsOnJobs:
             return HttpResponseRedirect(back)
         url = "admin:django_jobs_operation_change"
         return HttpResponseRedirect(reverse(url, args=[operation.pk], current_app=self.admin_site.name))
+
+    def _listed_url(self, asked: Asked) -> str:
+        """The page of the list from which it was asked for."""
+        return self.list_url(q=asked.search, before=asked.before, after=asked.after)
 
     def _ask(
         self, request: HttpRequest, asked: Asked, back: str, told: Mapping[str, Any]

@@ -166,6 +166,8 @@ class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
         hint = searching.among_arguments(text) if may_see_values(request.user) and not page.jobs else ""
         return {
             "q": text,
+            "before": before,
+            "after": after,
             "hint": hint,
             "hint_url": self.list_url(q=hint),
             "is_searched": bool(search),

@@ -1,7 +1,7 @@
 """The list of jobs in the admin: what it shows, how it is searched, and what can be done from it."""
 
 import re
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from django.contrib.auth.models import User
@@ -421,6 +421,25 @@ def test_acting_on_nothing_says_to_tick_first(client_who_may):
     client = client_who_may("view_job", "requeue_job")
 
     assert "tick the jobs" in act(client, "requeue").text
+
+
+@pytest.mark.parametrize("verb", ["requeue", "cancel"])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_who_acts_on_a_further_page_stays_there(client_who_may, job_factory, verb, side):
+    client = client_who_may(*EVERYTHING)
+    job, other = job_for(verb, job_factory), job_factory()
+    place = {side: str(other.pk)}
+    form = client.get(reverse(JOBS), place).text
+    assert f'<input type="hidden" name="{side}" value="{other.pk}">' in form
+
+    page = act(client, verb, job, q="", **place)
+    if verb in ASKED:
+        assert page.context["back"].endswith(urlencode(place))
+        assert f'<input type="hidden" name="{side}" value="{other.pk}">' in page.text
+        page = act(client, verb, job, confirmed="yes", q="", **place)
+
+    assert page.redirect_chain[-1][0] == f"{reverse(JOBS)}?{urlencode(place)}"
+    assert was_done(verb, job)
 
 
 def test_jobs_in_no_state_for_it_are_left_alone_and_told(client_who_may, job_factory):
