@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from keyword import iskeyword
 from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -41,7 +42,7 @@ def call_code(task: str, args: Sequence[Any], kwargs: Mapping[str, Any], options
         function = f"task({function})"
     named = named_arguments(task, args, kwargs)
     positional = [repr(masked(name, value)) for name, value in named[: len(args)]]
-    by_name = [f"{name}={masked(name, value)!r}" for name, value in named[len(args) :]]
+    by_name = [_named(name, masked(name, value)) for name, value in named[len(args) :]]
     imports += _needed(options.values())
     using = _call(f"{function}.using", [f"{name}={_written(value)}" for name, value in options.items()])
     head = using if options else function
@@ -85,6 +86,12 @@ def _written(value: Any) -> str:
         ]
         return _call("Retry", [f"max={value.max}", *told])
     return repr(value)
+
+
+def _named(name: str, value: Any) -> str:
+    """An argument by name, which may be any text: what code cannot name is not written into it as it is."""
+    is_name = name.isidentifier() and not iskeyword(name)
+    return f"{name}={value!r}" if is_name else f"**{ {name: value}!r}"
 
 
 def _path(task: str) -> str:

@@ -1,5 +1,6 @@
 """The page of a job in the admin, and requeuing it with other arguments."""
 
+import ast
 import json
 import re
 from datetime import timedelta
@@ -12,6 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from django_jobs.admin.code import call_code
 from django_jobs.models import Attempt, Job
 from django_jobs.redaction import MASK
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
@@ -391,6 +393,19 @@ def test_the_code_calls_the_task_as_it_was_called(client_who_may, job_factory):
     assert "from tests.tasks import add\n\nadd.using(subject='file:42').enqueue(1, right=2)" in page
     assert "add.using(queue='vectorization').enqueue(1)" in moved
     assert "from django_jobs import task\nfrom tests.tasks import undeclared\n\ntask(undeclared)." in other
+
+
+@pytest.mark.parametrize(
+    "name", ["x=1); __import__('os').system('id'); f(y", "x\n", "a b", "", "class", HOSTILE, "名"]
+)
+def test_the_code_is_one_call_whatever_the_names_of_its_arguments(name):
+    code = call_code("tests.tasks.add", [1], {name: 2, "right": 3}, {})
+
+    call = ast.parse(code).body[-1].value
+    named = [keyword.arg or ast.literal_eval(keyword.value) for keyword in call.keywords]
+    assert len(ast.parse(code).body) == 2
+    assert isinstance(call, ast.Call)
+    assert named in ([{name: 2}, "right"], [name, "right"])
 
 
 def test_the_code_masks_what_the_rest_of_the_page_masks(client_who_may, job_factory):
