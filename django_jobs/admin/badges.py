@@ -1,9 +1,10 @@
 """How a job stands, as it is told to people: a word with its badge, and a sentence that says more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from django.db import router
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -11,7 +12,8 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..models import Job
+from .. import sql
+from ..models import Job, Queue, Worker
 from ..states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
 from ..verdict import PATIENCE
 from .scales import moment_text
@@ -69,6 +71,18 @@ def standing(job: Job) -> Standing:
         told = said.format(attempt=job.attempt, time=precise_text(due))
         return Standing("retried", gettext("will retry"), told, due)
     return Standing(job.status, str(WORDS.get(job.status, job.status)), _sentence(job), job.scheduled_for)
+
+
+def full_standing(job: Job) -> Standing:
+    """The same, and of a queued job why no worker takes it, for which the database is asked."""
+    told = standing(job)
+    if job.status != QUEUED or job.observed_id:
+        return told
+    if Queue.objects.filter(name=job.queue, paused=True).exists():
+        return replace(told, sentence=gettext("Its queue is paused; it waits until that is resumed."))
+    if job.delivered_at and job.queue not in sql.listening(router.db_for_write(Worker)):
+        return replace(told, sentence=gettext("No live worker listens on its queue."))
+    return told
 
 
 def badge(name: str, word: str) -> SafeString:

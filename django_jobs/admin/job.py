@@ -27,7 +27,7 @@ from ..searching import Search
 from ..states import CANCELED, FAILED
 from ..visibility import visible
 from .acting import ActsOnJobs
-from .badges import OUTCOMES, WORDS, Standing, badge, passing, precise_text, standing
+from .badges import OUTCOMES, WORDS, Standing, badge, full_standing, passing, precise_text, standing
 from .base import error_text, pretty_json
 from .buttons import check_action, may
 from .charts import meter, timeline
@@ -228,7 +228,7 @@ class ShowsJob(ActsOnJobs):
         return {
             "job": job,
             "call": long_call(job, request.user),
-            "standing": standing(job),
+            "standing": full_standing(job),
             "progress": meter(job.progress, gettext("Progress")),
             "message": redact_text(job.progress_message),
             "stages": list(_shown_stages(job)),

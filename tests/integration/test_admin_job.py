@@ -13,11 +13,12 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from django_jobs import control
 from django_jobs.admin.code import call_code
 from django_jobs.models import Attempt, Job
 from django_jobs.redaction import MASK
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
-from tests.conftest import Stopwatch, fresh
+from tests.conftest import Stopwatch, fresh, make_worker
 
 JOB = "admin:django_jobs_job_change"
 HEAD = "admin:django_jobs_job_head"
@@ -209,7 +210,7 @@ def test_a_failure_leads_to_those_of_its_kind(client_who_may, job_factory):
     [
         (1, False, "It is being delivered."),
         (60, False, "Not delivered to the engine, though it has waited for a while."),
-        (60, True, "Waits for a worker."),
+        (60, True, "No live worker listens on its queue."),
     ],
 )
 def test_a_job_that_waits_says_what_for(client_who_may, job_factory, seconds, is_delivered, told):
@@ -217,6 +218,16 @@ def test_a_job_that_waits_says_what_for(client_who_may, job_factory, seconds, is
     job = job_factory(queued_at=since, delivered_at=since if is_delivered else None)
 
     assert told in shown(client_who_may("view_job"), job)
+
+
+def test_a_job_that_waits_says_whether_anybody_will_take_it(client_who_may, job_factory):
+    client = client_who_may("view_job")
+    job = job_factory(delivered_at=timezone.now())
+
+    make_worker(queues=[job.queue])
+    assert "Waits for a worker." in shown(client, job, HEAD)
+    control.pause(job.queue)
+    assert "Its queue is paused" in shown(client, job, HEAD)
 
 
 @pytest.mark.parametrize(
