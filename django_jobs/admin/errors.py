@@ -123,7 +123,6 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         context = {
             **self._told(request, group),
             "region_url": url(self.admin_site, "error_region", group.pk),
-            "periods": [(name, label) for name, (label, _length) in PERIODS.items()],
         }
         return self.page(request, "admin/django_jobs/error.html", context, title=_title(group))
 
@@ -294,6 +293,7 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             if sample and may_see_values(request.user)
             else "",
             "may_see_values": may_see_values(request.user),
+            "periods": [(name, label) for name, (label, _length) in PERIODS.items()],
             "resolve_url": url(site, "error_resolve", key)
             if may_decide and group.state != "resolved"
             else "",

@@ -10,6 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from django_jobs import errors
 from django_jobs.models import Attempt, ErrorCount, ErrorGroup, Operation
 from django_jobs.states import FAILED
 from tests.conftest import fresh
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("valkey")
 ERRORS = "admin:django_jobs_errorgroup_changelist"
 ERROR = "admin:django_jobs_errorgroup_change"
 ACTIONS = ["resolve", "ignore", "reopen"]
+VERBS = [*ACTIONS, "requeue"]
 
 
 def group(number=1, **values):
@@ -229,6 +231,22 @@ def test_reopen_puts_a_group_back(client_who_may):
     act(client, "reopen", mine)
 
     assert fresh(mine).state == "open"
+
+
+def test_the_buttons_of_a_group_are_renewed_with_its_state(client_who_may, job_factory):
+    client = client_who_may("view_errorgroup", "resolve_errorgroup", "bulk_job", "requeue_job")
+    mine = group()
+
+    def offered():
+        region = client.get(reverse("admin:django_jobs_error_region", args=[mine.pk])).text
+        urls = {verb: reverse(f"admin:django_jobs_error_{verb}", args=[mine.pk]) for verb in VERBS}
+        return {verb for verb, url in urls.items() if f'"{url}"' in region}
+
+    assert offered() == {"resolve", "ignore"}
+    failed_as(job_factory, mine)
+    assert offered() == {"resolve", "ignore", "requeue"}
+    errors.resolve(mine)
+    assert offered() == {"reopen", "requeue"}
 
 
 def test_a_decision_that_does_not_apply_is_told(client_who_may):

@@ -183,6 +183,18 @@ def test_resume_lets_a_queue_go_on(client_who_may):
     assert row(client).paused_by == ""
 
 
+def test_the_button_of_a_queue_is_renewed_with_its_state(client_who_may):
+    client = client_who_may("view_queue", "manage_queue")
+    pause, resume = (f'formaction="{url(f"queue_{verb}")}"' for verb in ("pause", "resume"))
+
+    before = client.get(url("queue_region")).text
+    control.pause(NAME)
+    after = client.get(url("queue_region")).text
+
+    assert (pause in before, resume in before) == (True, False)
+    assert (pause in after, resume in after) == (False, True)
+
+
 def test_emptying_a_queue_states_the_number_first(client_who_may, job_factory):
     client = client_who_may("view_queue", "manage_queue")
     jobs = [job_factory() for _ in range(3)]
