@@ -257,8 +257,10 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             spark=sparkline(hours, told),
             first_seen=passing(group.first_seen),
             last_seen=passing(group.last_seen),
-            tasks=_named(group.tasks, MOST_NAMED),
-            workers=_named(group.workers, MOST_NAMED) if may_see_workers(request.user) else "",
+            tasks=_named(name.rpartition(".")[2] for name, _count in _sorted(group.tasks)),
+            workers=_named(name for name, _count in _sorted(group.workers))
+            if may_see_workers(request.user)
+            else "",
             failed=capped(failed),
             failed_url=strip.jobs_url(_search(group), request, self.admin_site),
         )
@@ -391,13 +393,11 @@ def _note(group: ErrorGroup) -> str:
     return ""
 
 
-def _named(counts: Any, most: int) -> str:
-    """The names that came up most, and how many others there are."""
-    names = [name for name, _count in _sorted(counts)]
-    shown = ", ".join(str(name).rpartition(".")[2] for name in names[:most])
-    if len(names) > most:
-        return gettext("{names} and {count} more").format(names=shown, count=len(names) - most)
-    return shown
+def _named(names: Iterable[str]) -> str:
+    """The first of these, and how many others there are."""
+    named = list(names)
+    shown, more = ", ".join(named[:MOST_NAMED]), len(named) - MOST_NAMED
+    return gettext("{names} and {count} more").format(names=shown, count=more) if more > 0 else shown
 
 
 def _counted(counts: Any) -> list[tuple[str, str]]:

@@ -112,6 +112,17 @@ def test_a_group_tells_how_often_it_came_up_and_how_many_jobs_wait_for_a_decisio
     assert "bill" in page
 
 
+def test_the_list_names_tasks_without_their_module_and_workers_in_full(client_who_may):
+    client = client_who_may("view_errorgroup", "view_worker")
+    counts = {f"host.example.{pid}.a1b2c3": 5 - pid for pid in range(5)}
+    group(tasks={"shop.tasks.bill": 3}, workers=counts)
+
+    [row] = client.get(reverse(ERRORS)).context["rows"]
+
+    assert row.tasks == "bill"
+    assert row.workers == ("host.example.0.a1b2c3, host.example.1.a1b2c3, host.example.2.a1b2c3 and 2 more")
+
+
 def test_older_groups_are_on_further_pages(client_who_may):
     client = client_who_may("view_errorgroup")
     seen = timezone.now()
