@@ -218,7 +218,7 @@ def _tell(request: HttpRequest, job: Job, code: str) -> None:
         )
         return
     told = gettext("Enqueued. In code:")
-    messages.success(request, format_html("{} <code>{}</code>", told, code.rpartition("\n")[2]))
+    messages.success(request, format_html("{} <code>{}</code>", told, code.partition("\n\n")[2]))
 
 
 def _groups(site: AdminSite, asked: str) -> list[tuple[str, list[TaskLine]]]:

@@ -134,6 +134,16 @@ def test_the_code_is_shown_before_anything_is_enqueued(client_who_may):
     assert 'value="40"' in page
 
 
+def test_a_long_call_is_told_in_full_once_it_is_enqueued(client_who_may):
+    client = client_who_may("enqueue_job", "view_job", "view_job_arguments")
+
+    page = client.post(url("tests.tasks.log_in"), written(user="o" * 100, password="x"), follow=True)
+
+    [told] = page.context["messages"]
+    assert "log_in.enqueue(\n" in str(told)
+    assert "o" * 100 in str(told)
+
+
 def test_secrets_are_masked_in_the_code(client_who_may):
     client = client_who_may("enqueue_job")
     data = written("show", user="op", password="hunter2")
