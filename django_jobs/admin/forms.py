@@ -113,10 +113,12 @@ class CallForm(forms.Form):
         for parameter in self._parameters:
             name, value = parameter.name, cleaned.get(parameter.name)
             is_masked = self._given.get(name) != self._shown.get(name)
+            # One that stays as it was may be a mask.
+            further = value if parameter.kind is Parameter.VAR_KEYWORD and isinstance(value, dict) else {}
             if is_masked and name in self.changed_data and MASK in json.dumps(value):
                 told = gettext("Write the value itself instead of {mask}, or leave all of it as it was.")
                 self.add_error(name, told.format(mask=MASK))
-            elif parameter.kind is Parameter.VAR_KEYWORD and (twice := names & (value or {}).keys() - {name}):
+            elif twice := names & further.keys() - {name}:
                 told = gettext("These have fields of their own: {names}")
                 self.add_error(name, told.format(names=", ".join(sorted(twice))))
         return cleaned
@@ -175,7 +177,7 @@ class CallForm(forms.Form):
             "required": not (has_default or is_optional or (parameter.name in self._given and value is None)),
         }
         if shown != value and shown == MASK:
-            return TextField(strip=False, initial=MASK, **options) if kind is str else _masked(options)
+            return TextField(strip=False, initial=MASK, **options) if kind is str else _masked(kind, options)
         if shown is not None and not _is_of(kind, shown):
             kind = None  # It is kept as what it is.
         return _field_of(kind, shown, is_optional, parameter.name in self._given, options)
@@ -291,12 +293,7 @@ def _field_of(
         return TextField(
             strip=False, initial=shown, widget=widget, empty_value=empty, **{**options, "required": required}
         )
-    json_kind: type | None = None
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        json_kind = dict
-    elif isinstance(origin, type) and issubclass(origin, Sequence | Set):
-        json_kind = list
-    return JSONField(kind=json_kind, initial="" if shown is None else _as_json(shown), **options)
+    return JSONField(kind=_json_kind(kind), initial="" if shown is None else _as_json(shown), **options)
 
 
 def _choice(
@@ -312,8 +309,16 @@ def _choice(
     )
 
 
-def _masked(options: dict[str, Any]) -> JSONField:
-    return JSONField(initial=MASK, **options)
+def _masked(kind: Any, options: dict[str, Any]) -> JSONField:
+    return JSONField(kind=_json_kind(kind), initial=MASK, **options)
+
+
+def _json_kind(kind: Any) -> type | None:
+    """What JSON has for this type; None for anything."""
+    origin = get_origin(kind) or kind
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict
+    return list if isinstance(origin, type) and issubclass(origin, Sequence | Set) else None
 
 
 def _described(parameter: Parameter) -> str:

@@ -40,6 +40,10 @@ def secret(
 
 
 @task
+def keyring(*tokens, **credentials): ...
+
+
+@task
 def hinted_by_nobody(value: "NoSuchName", other: "int" = 5) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -167,6 +171,16 @@ def test_secrets_are_shown_masked_and_stay_as_they_were():
     assert not [each for each in ("hunter2", "1234", "abc", "usual") if each in html]
     assert called(secret, **given) == (given["args"], given["kwargs"])
     assert called(secret, {"password": "new"}, **given)[0] == ["op", "new", 1234]
+
+
+def test_where_all_further_arguments_are_masked_they_stay_or_are_written_anew():
+    given = {"args": ["abc"], "kwargs": {"login": "hunter2"}}
+
+    assert called(keyring, **given) == (["abc"], {"login": "hunter2"})
+    assert called(keyring, {"tokens": "[1]", "credentials": '{"login": 2}'}, **given) == ([1], {"login": 2})
+    form = filled(keyring, {"tokens": "5", "credentials": "5"}, **given)
+    assert "JSON list" in form.errors["tokens"][0]
+    assert "JSON object" in form.errors["credentials"][0]
 
 
 def test_a_mask_is_never_sent_as_a_value():
