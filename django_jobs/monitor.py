@@ -24,7 +24,7 @@ from .models.counting import bounded_counts, selected
 from .models.tallies import totals
 from .redaction import redact_text
 from .states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
-from .values import did_you_mean, short
+from .values import did_you_mean, is_storable, short
 
 MOST_LISTED = 100
 PAGE = 100
@@ -281,7 +281,8 @@ def check_queue(name: str) -> None:
             return
         except UnknownQueue as problem:
             problems.append(problem)
-    if not (Job.objects.on_queue(name).exists() or Queue.objects.filter(name=name).exists()):
+    named = (Job.objects.on_queue(name), Queue.objects.filter(name=name)) if is_storable(str(name)) else ()
+    if not any(rows.exists() for rows in named):
         raise problems[0]
 
 

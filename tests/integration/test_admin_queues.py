@@ -319,12 +319,13 @@ def test_queues_are_paused_and_resumed_by_post_alone(client_who_may, verb):
     assert client.get(url(f"queue_{verb}")).status_code == 405
 
 
-def test_a_queue_that_nobody_knows_is_not_found(client_who_may):
+@pytest.mark.parametrize("name", ["no/such queue", "no\0queue"])
+def test_a_queue_that_nobody_knows_is_not_found(client_who_may, name):
     client = client_who_may("view_queue", "manage_queue", "bulk_job", "move_job")
 
     for page in ("queue", "queue_region", "queue_empty", "queue_move"):
-        assert client.get(url(page, "no/such queue")).status_code == 404
-    assert client.post(url("queue_pause", "no/such queue")).status_code == 404
+        assert client.get(url(page, name)).status_code == 404
+    assert client.post(url("queue_pause", name)).status_code == 404
 
 
 def test_the_page_of_a_queue_shows_waits_tasks_newest_jobs_and_what_was_done_to_it(
