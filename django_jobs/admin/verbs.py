@@ -84,7 +84,9 @@ _ALL = [
         permission="cancel_job",
         states=frozenset({QUEUED, SCHEDULED, DEFERRED}),
         label=_("Cancel"),
-        done=ngettext_lazy("%(count)d job canceled.", "%(count)d jobs canceled.", "count"),
+        done=ngettext_lazy(
+            "%(count)d job canceled or asked to stop.", "%(count)d jobs canceled or asked to stop.", "count"
+        ),
         explanation=_(
             "Jobs that wait will not run. Those that run are stopped, if you may stop running jobs."
         ),

@@ -474,6 +474,18 @@ def test_a_question_offers_no_choice_that_would_lose_it(client_who_may, job_fact
     assert "shortcuts=" not in page
 
 
+def test_a_job_that_runs_is_not_told_to_be_canceled_when_it_was_only_asked_to_stop(
+    client_who_may, job_factory
+):
+    client = client_who_may("view_job", "cancel_job", "stop_job")
+    waiting, running = job_factory(), job_factory(status=STARTED)
+
+    page = act(client, "cancel", waiting, running, confirmed="yes").text
+
+    assert "2 jobs canceled or asked to stop." in page
+    assert fresh(running).is_canceling
+
+
 def test_a_reason_is_kept_with_a_job_that_is_marked_as_failed(client_who_may, job_factory):
     client = client_who_may("view_job", "fail_job")
     job = job_factory()
