@@ -158,7 +158,7 @@ def empty_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponse
         trail = _trail(site, name)
         return confirm(request, site, question=question, lines=lines, button=button, back=back, trail=trail)
     if count > MOST_EMPTIED:
-        return _started(request, site, Operation.Verb.CANCEL, _search(name, status="queued"), back)
+        return _started(request, site, name, Operation.Verb.CANCEL, _search(name, status="queued"))
 
     def empty() -> str:
         canceled = control.empty(name, by=request.user)
@@ -177,7 +177,7 @@ def move_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseB
     form = MoveForm(name, queue.engine if queue else Options.engine, request.POST or None)
     if request.method == "POST" and form.is_valid():
         chosen = form.cleaned_data["queue"]
-        return _started(request, site, Operation.Verb.MOVE, _waiting(name), back, queue=chosen)
+        return _started(request, site, name, Operation.Verb.MOVE, _waiting(name), queue=chosen)
     count = queue.queued + queue.scheduled + queue.deferred if queue else 0
     told = ngettext(
         "{count} waiting job of {queue} will wait on the other queue.",
@@ -400,9 +400,9 @@ def _waiting(name: str) -> str:
 
 
 def _started(
-    request: HttpRequest, site: AdminSite, verb: Operation.Verb, search: str, back: str, **options: Any
+    request: HttpRequest, site: AdminSite, name: str, verb: Operation.Verb, search: str, **options: Any
 ) -> HttpResponseBase:
-    """The page of a new operation, or the one from where it was asked for if it is refused."""
+    """The page of a new operation on this queue, or that of the queue if it is refused."""
     begun: list[Operation] = []
 
     def start() -> str:
@@ -410,7 +410,10 @@ def _started(
         return gettext("It goes on in the background; here you see how far it is.")
 
     if not done(request, start):
-        return HttpResponseRedirect(back)
+        return HttpResponseRedirect(url(site, "queue", quote(name)))
+    if verb == Operation.Verb.CANCEL:
+        told = f"Its queued jobs are canceled by operation {begun[0].pk}."
+        QueueEvent.objects.create(queue=name, kind=QueueEvent.Kind.EMPTIED, by=request.user, message=told)
     return HttpResponseRedirect(url(site, "operation_change", begun[0].pk))
 
 

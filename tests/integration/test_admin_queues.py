@@ -221,6 +221,8 @@ def test_emptying_a_queue_of_many_goes_on_in_the_background(client_who_may, job_
     assert (operation.verb, operation.search) == ("cancel", f"queue:{NAME} status:queued")
     assert answer.url == reverse("admin:django_jobs_operation_change", args=[operation.pk])
     assert {fresh(job).status for job in jobs} == {QUEUED}
+    event = QueueEvent.objects.get(queue=NAME, kind="emptied", by__username="op")
+    assert str(operation.pk) in event.message
 
 
 def test_emptying_a_queue_of_many_takes_the_permission_for_many(client_who_may, job_factory, monkeypatch):
