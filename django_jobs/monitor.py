@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import router
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
+from django.utils.translation import gettext
 
 from . import registry, servers, sql
 from .engines import BaseEngine, all_engines
@@ -191,8 +192,9 @@ def queues(names: Collection[str] | None = None) -> list[QueueFigures]:
         found += [(name, server.engine, server.address, server.epoch, server.error) for name in server.queues]
     for engine in all_engines():
         for name in _undeclared_queues(engine):
-            error = f"Jobs wait on the queue {name}, which {engine.declared_in} does not declare."
-            found.append((name, engine, "", None, error))
+            error = gettext("Jobs wait on the queue {queue}, which {setting} does not declare.")
+            told = error.format(queue=name, setting=engine.declared_in)
+            found.append((name, engine, "", None, told))
     if names is not None:
         found = [each for each in found if each[0] in names]
     counts = _counts([name for name, *_ in found])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from . import relay
 from .engines import BaseEngine, all_engines
@@ -42,7 +43,7 @@ _away: dict[str, tuple[datetime, float, str]] = {}
 def _ask(engine: BaseEngine, address: str, queues: Sequence[str]) -> Server:
     if not relay.reaches_out():
         return Server(engine, address, queues)
-    unknown = timezone.now(), 0.0, f"{address} has not answered lately."
+    unknown = timezone.now(), 0.0, ""
     since, again_at, error = _away.get(address, unknown)
     if time.monotonic() >= again_at and not relay.rests(address):
         try:
@@ -53,4 +54,5 @@ def _ask(engine: BaseEngine, address: str, queues: Sequence[str]) -> Server:
             _away.pop(address, None)
             return Server(engine, address, queues, epoch)
     _away[address] = since, again_at, error
+    error = error or gettext("{server} has not answered lately.").format(server=address)
     return Server(engine, address, queues, away_since=since, error=error)
