@@ -30,8 +30,6 @@ MOST_PRUNED = 5_000
 """How many rows of a kind one call of `prune` deletes."""
 MOST_STARTS = 7 * 24 * 60
 """How many periods a series has at most: the minutes of a week."""
-MOST_TASKS = 1_000
-KNOWN_FOR = timedelta(days=30)
 
 Period = Literal["minute", "hour", "day"]
 
@@ -180,14 +178,6 @@ def together(start: datetime, rows: Iterable[Figures]) -> Figures:
     sums = {name: sum(getattr(row, name) for row in rows) for name in _NUMBERS}
     waits, runs = (_summed(getattr(row, name) for row in rows) for name in ("waits", "runs"))
     return Figures(start, **sums, waits=waits, runs=runs)
-
-
-def known_tasks() -> list[str]:
-    """The names of the tasks that have run within 30 days, in their order; the first `MOST_TASKS`."""
-    first = start_of("day", timezone.now() - KNOWN_FOR)
-    days = Rollup.objects.filter(period=Rollup.Period.DAY, queue="", start__gte=first)
-    names = days.exclude(task="").order_by("task").values_list("task", flat=True).distinct()
-    return list(names[:MOST_TASKS])
 
 
 def censuses(since: datetime, until: datetime) -> list[Census | None]:

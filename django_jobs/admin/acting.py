@@ -24,7 +24,7 @@ from ..visibility import visible
 from .badges import WORDS, badge, standing
 from .buttons import check_action, may
 from .refusals import reason_text, refusal_text
-from .seeing import count_text, parsed, short_call
+from .seeing import parsed, short_call, total_text
 from .verbs import VERBS, Verb, lack_to_stop
 
 MOST_NAMED = 20
@@ -194,7 +194,7 @@ class ActsOnJobs:
         counts = searching.counts(jobs, search)
         page = searching.page(jobs, search, size=5)
         states = [
-            {"badge": badge(status, str(WORDS[status])), "count": count_text(count)}
+            {"badge": badge(status, str(WORDS[status])), "count": total_text(count)}
             for status, count in (counts or {}).items()
             if count and _is_asked_for(search, "status", status)
         ]

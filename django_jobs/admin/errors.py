@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from typing import Any, cast
-from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -29,6 +28,7 @@ from ..values import is_storable
 from ..verdict import capped
 from ..visibility import visible
 from . import strip
+from .acting import with_query
 from .badges import badge, passing, standing
 from .base import JobsPage, LookOnly
 from .buttons import check_action, confirm, done, may, note, url
@@ -103,7 +103,7 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         region = url(self.admin_site, "errors_region")
         context = {
             **self._listed(request),
-            "region_url": _with(region, state=_state(request), before=_before(request)),
+            "region_url": with_query(region, state=_state(request), before=_before(request)),
         }
         return self.page(request, "admin/django_jobs/errors.html", context, title=gettext("Errors"))
 
@@ -232,15 +232,15 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
             "tabs": [
                 {
                     "word": word,
-                    "url": _with(here, state=name),
+                    "url": with_query(here, state=name),
                     "count": capped(_of_state(name).order_by()[:10_000].count()),
                     "is_current": name == state,
                 }
                 for name, word in WORDS.items()
             ],
             "rows": [self._row(request, each, sparks.get(each.pk, []), failed[each.pk]) for each in groups],
-            "older_url": _with(here, state=state, before=more) if more else "",
-            "newest_url": _with(here, state=state) if _before(request) else "",
+            "older_url": with_query(here, state=state, before=more) if more else "",
+            "newest_url": with_query(here, state=state) if _before(request) else "",
         }
 
     def _row(self, request: HttpRequest, group: ErrorGroup, hours: list[int], failed: int) -> GroupRow:
@@ -351,11 +351,6 @@ def _place(text: str) -> tuple[Any, str] | None:
         return at.astimezone(UTC), key
     except (ValueError, OverflowError):
         return None
-
-
-def _with(address: str, **query: str) -> str:
-    given = {name: value for name, value in query.items() if value}
-    return f"{address}?{urlencode(given)}" if given else address
 
 
 def _failed_counts(request: HttpRequest, groups: Iterable[ErrorGroup]) -> dict[str, int]:

@@ -31,7 +31,7 @@ from .charts import meter
 from .job import ShowsJob
 from .live import partial
 from .scales import duration_text
-from .seeing import count_text, may_see_values, may_see_workers, parsed, short_call
+from .seeing import may_see_values, may_see_workers, parsed, short_call, total_text
 from .urls import extra_urls
 
 PAGE_SIZE = 50
@@ -183,10 +183,10 @@ class JobAdmin(ShowsJob, JobsPage, LookOnly, admin.ModelAdmin):
     def _chips(self, text: str, counts: Mapping[str, int]) -> Iterator[Chip]:
         chosen = searching.asked_for(text).get("status", "")
         is_known = counts.keys() == set(Status.values)
-        everything = count_text(*counts.values()) if is_known else ""
+        everything = total_text(*counts.values()) if is_known else ""
         yield Chip(_("all"), self._searched(text, status=""), everything, not chosen)
         for status in Status.values:
-            count = count_text(counts[status]) if status in counts else ""
+            count = total_text(counts[status]) if status in counts else ""
             yield Chip(WORDS[status], self._searched(text, status=status), count, chosen == status)
 
     def _rows(self, jobs: Sequence[Job], text: str, user: Any) -> Iterator[Row]:

@@ -63,7 +63,7 @@ def shown_search(text: str, user: Any) -> str:
         return MASK
 
 
-def count_text(*counts: int) -> str:
+def total_text(*counts: int) -> str:
     """The sum of what `searching.counts` tells; it has counted to `MOST_COUNTED`, and knows other totals."""
     number = number_format(sum(counts), force_grouping=True)
     return gettext("{number}+").format(number=number) if MOST_COUNTED in counts else number

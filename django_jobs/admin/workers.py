@@ -19,7 +19,6 @@ from .. import control, searching
 from ..engines import lack_of
 from ..models import Job, Worker
 from ..values import is_storable
-from ..verdict import capped
 from ..visibility import visible
 from .badges import badge, passing, precise_text, standing
 from .base import page
@@ -68,7 +67,6 @@ class WorkerRow:
     queues: str
     jobs: list[RunningJob]
     more: int
-    slots: str
     memory: str
     cpu: str
     finished: str
@@ -232,7 +230,6 @@ def _row(
         queues=", ".join(map(str, worker.queues)),
         jobs=[_job(request, site, job) for job in jobs[:MOST_JOBS_SHOWN]],
         more=max(0, len(jobs) - MOST_JOBS_SHOWN),
-        slots=capped(worker.slots),
         memory="" if worker.memory_bytes is None else filesizeformat(worker.memory_bytes),
         cpu=""
         if worker.cpu_percent is None

@@ -780,15 +780,6 @@ def test_tasks_are_told_the_most_failing_first(django_assert_num_queries):
     assert [task for task, _ in figures.by_task(DAY, most=1)] == ["shop.pay"]
 
 
-def test_known_are_the_tasks_that_ran_lately():
-    add(timezone.now(), task="shop.ship")
-    add(timezone.now() - 20 * DAY, task="shop.pay")
-    add(timezone.now() - 60 * DAY, task="shop.old")
-    fold()
-
-    assert figures.known_tasks() == ["shop.pay", "shop.ship"]
-
-
 # Keeping.
 
 
