@@ -11,7 +11,9 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 import django_jobs
+from django_jobs import monitor, relay
 from django_jobs.admin import refusals
+from django_jobs.engines import all_engines
 from django_jobs.models import Attempt, ErrorGroup, FigureDelta, Operation, Queue
 from django_jobs.states import FAILED, QUEUED, SCHEDULED, STARTED, Status
 from tests.conftest import make_worker
@@ -139,6 +141,20 @@ def test_a_refusal_is_told_in_the_language_of_who_asked(admin_client, job_factor
     assert "状态为“运行中”" in several
     assert "现在状态为“运行中”" in page
     assert "其唯一键已被占用" in page
+
+
+def test_what_is_wrong_with_a_queue_is_told_in_the_language_of_its_reader(job_factory):
+    job_factory(queue="lost")
+    [address] = {address for engine in all_engines() for address in engine.servers()}
+    relay.let_rest(address)
+
+    for language, lost, away in (
+        ("en", "RQ_QUEUES does not declare", "has not answered lately"),
+        ("zh-hans", "RQ_QUEUES 没有声明", "最近没有应答"),
+    ):
+        with translation.override(language):
+            assert lost in monitor.queues(["lost"])[0].error
+            assert away in monitor.queues(["file_processing"])[0].error
 
 
 def test_each_reason_of_a_refusal_is_translated():
