@@ -55,8 +55,8 @@ MOST_ATTEMPTS = 10
 MOST_DRAWN = 30
 MOST_EVENTS = 100
 MOST_RELATED = 10
-MOST_REQUEUED = 50
-"""Jobs made from one that are read; the newest of them are shown."""
+MOST_READ = 50
+"""Jobs made from, or enqueued by, one that are read; the newest of them are shown."""
 FOLDED_CHARACTERS = 2_000
 """Longer values are folded."""
 
@@ -320,13 +320,10 @@ class ShowsJob(ActsOnJobs):
         kinds: list[tuple[Any, Iterable[Job]]] = []
         if job.parent_id:
             kinds.append((_("parent, which enqueued it"), jobs.filter(pk=job.parent_id)))
-        kinds.append((_("child, enqueued by it"), jobs.filter(parent=job.pk).order_by("-pk")[:MOST_RELATED]))
+        kinds.append((_("child, enqueued by it"), _newest(jobs.filter(parent=job.pk))))
         if job.requeued_from_id:
             kinds.append((_("requeued from"), jobs.filter(pk=job.requeued_from_id)))
-        # Not in the order of their ids, in which a database may read all rows to find these few.
-        again = jobs.filter(requeued_from=job.pk).order_by()[:MOST_REQUEUED]
-        newest = sorted(again, key=lambda each: each.pk, reverse=True)[:MOST_RELATED]
-        kinds.append((_("requeued as"), newest))
+        kinds.append((_("requeued as"), _newest(jobs.filter(requeued_from=job.pk))))
         if job.subject:
             search = Search().where("subject", job.subject)
             kinds.append((_("same subject"), searching.page(jobs, search, size=MOST_RELATED + 1).jobs))
@@ -359,6 +356,12 @@ class ShowsJob(ActsOnJobs):
             return reverse(f"admin:django_jobs_{name}", args=args, current_app=self.admin_site.name)
         except NoReverseMatch:
             return ""
+
+
+def _newest(jobs: QuerySet[Job]) -> list[Job]:
+    """The newest of the first that are found."""
+    # Not in the order of their ids, in which a database may read all rows to find these few.
+    return sorted(jobs.order_by()[:MOST_READ], key=lambda each: each.pk, reverse=True)[:MOST_RELATED]
 
 
 def _is_editable(job: Job) -> bool:
