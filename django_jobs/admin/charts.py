@@ -1,18 +1,17 @@
 """Charts as SVG, made on the server: no script, no style attribute, no id; classes give the colours.
 
-Positions are percentages, so a chart fills its column and its text keeps its size. Beside each of the two
-large ones stands the same as a table, for those who do not see it.
+Positions are percentages, so a chart fills its column and its text keeps its size. Beside each of the large
+ones, here and in `timeline_chart`, stands the same as a table, for those who do not see it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Literal
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, pgettext
+from django.utils.translation import gettext
 
 from .scales import Axis, count_axis, count_text, duration_axis, duration_text, moment_text, time_marks
 
@@ -29,20 +28,6 @@ class Point:
     failed: int
     wait_p50_seconds: float | None = None
     wait_p95_seconds: float | None = None
-
-
-Kind = Literal["waiting", "running", "backing_off", "upcoming"]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a job's life; without an end it goes on, or is upcoming. `outcome` is an attempt's."""
-
-    kind: Kind
-    start: datetime
-    end: datetime | None
-    label: str
-    outcome: str = ""
 
 
 def sparkline(
@@ -63,7 +48,7 @@ def sparkline(
     areas = format_html_join(
         "",
         '<path class="jobs-spark-area" d="M{} 100{}L{} 100Z"/>',
-        ((_place(run[0][0]), _path(run, "L"), _place(run[-1][0])) for run in _runs(places)),
+        ((place(run[0][0]), _path(run, "L"), place(run[-1][0])) for run in _runs(places)),
     )
     return format_html(
         '<svg class="jobs-spark" role="img" width="100%" height="28" viewBox="0 0 100 100"'
@@ -123,61 +108,16 @@ def throughput(points: Sequence[Point], *, bucket: timedelta, now: datetime, log
         ("p95", gettext("Wait, 95th percentile (right)"), bool(waits)),
     ]
     headings = [gettext("Time"), *(text for _, text, _ in names)]
-    return _figure(svg, [(name, text) for name, text, is_drawn in names if is_drawn], headings, texts)
+    return figure(svg, [(name, text) for name, text, is_drawn in names if is_drawn], headings, texts)
 
 
-def timeline(segments: Sequence[Segment], now: datetime) -> SafeString:
-    """The life of one job: waiting, running, backing off, and dashed what is still to come.
-
-    Longer is wider, but not in proportion: a run of a second between waits of hours must be seen too.
-    """
-    if not segments:
-        return format_html('<p class="jobs-no-data">{}</p>', gettext("No data."))
-    stretches = _stretches(segments, now)
-    goes_on = any(end >= now for _, _, end in stretches)
-    places = _places([*(m for _, *ends in stretches for m in ends), *([now] if goes_on else [])])
-    names = _names()
-    phases = {_phase(segment) for segment in segments}
-    legend = [(phase, name) for phase, name in names.items() if phase in phases]
-    svg = format_html(
-        '<svg class="jobs-timeline" role="img" width="100%" height="84" direction="ltr"'
-        ' overflow="visible"><title>{}</title><desc>{}</desc>{}{}{}</svg>',
-        gettext("Timeline of the job"),
-        gettext("From {start} to {end}").format(start=moment_text(min(places)), end=moment_text(max(places))),
-        format_html_join("", "{}", ((_drawn(*stretch, places, names),) for stretch in stretches)),
-        _now_mark(places[now]) if goes_on else "",
-        format_html(
-            '<text class="jobs-tick" x="0" y="80">{}</text>'
-            '<text class="jobs-tick" x="100%" y="80" text-anchor="end">{}</text>',
-            *(moment_text(min(places)), moment_text(max(places))),
-        ),
-    )
-    headings = [
-        gettext("Phase"),
-        gettext("What"),
-        pgettext("when", "From"),
-        pgettext("when", "To"),
-        gettext("Lasted"),
-    ]
-    rows = (
-        (
-            names.get(_phase(segment), segment.outcome),
-            segment.label,
-            moment_text(segment.start),
-            moment_text(segment.end) if segment.end else "",
-            duration_text((segment.end - segment.start).total_seconds()) if segment.end else "",
-        )
-        for segment in segments
-    )
-    return _figure(svg, legend, headings, rows)
-
-
-def _figure(
+def figure(
     svg: SafeString,
     legend: Iterable[tuple[str, str]],
     headings: Iterable[str],
     rows: Iterable[Sequence[str]],
 ) -> SafeString:
+    """A large chart with its legend, pairs of class and text, and the table beside it."""
     return format_html(
         '<figure class="jobs-chart"><ul class="jobs-legend" aria-hidden="true">{}</ul>'
         '<div class="jobs-plot">{}</div><div class="jobs-visually-hidden">'
@@ -207,7 +147,7 @@ def _count_marks(axis: Axis) -> SafeString:
         "",
         '<line class="jobs-grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>'
         '<text class="jobs-tick" x="0" dx="-6" y="{0}%" dy="0.32em" text-anchor="end">{1}</text>',
-        ((_place(100 - axis.height(mark)), count_text(mark)) for mark in axis.marks),
+        ((place(100 - axis.height(mark)), count_text(mark)) for mark in axis.marks),
     )
 
 
@@ -215,7 +155,7 @@ def _wait_marks(axis: Axis) -> SafeString:
     return format_html_join(
         "",
         '<text class="jobs-tick" x="100%" dx="6" y="{}%" dy="0.32em">{}</text>',
-        ((_place(100 - axis.height(mark)), duration_text(mark)) for mark in axis.marks),
+        ((place(100 - axis.height(mark)), duration_text(mark)) for mark in axis.marks),
     )
 
 
@@ -240,7 +180,7 @@ def _bars(
         mark = " jobs-partial" if is_partial and point is points[-1] else ""
         across = (x, width, x + width * 0.1, width * 0.8)
         down = (100 - failed, failed, 100 - failed - finished, finished)
-        rows.append((mark, text, *map(_place, (*across, *down))))
+        rows.append((mark, text, *map(place, (*across, *down))))
     return format_html_join(
         "",
         '<g class="jobs-bar{0}"><title>{1}</title>'
@@ -298,7 +238,7 @@ def _time_texts(
         "",
         '<text class="jobs-tick{}" x="{}%" y="100%" dy="18" text-anchor="middle">{}</text>',
         (
-            (" jobs-wide" if index % 2 else "", _place(percent(moment + bucket / 2)), text)
+            (" jobs-wide" if index % 2 else "", place(percent(moment + bucket / 2)), text)
             for index, (moment, text) in enumerate(time_marks([point.at for point in points]))
         ),
     )
@@ -328,97 +268,10 @@ def _runs(places: Sequence[tuple[float, float | None]]) -> Iterator[list[tuple[f
 
 def _path(run: Sequence[tuple[float, float]], first: str = "M") -> str:
     """A single place is a line of no length, of which the round ends make a dot."""
-    text = first + "L".join(f"{_place(x)} {_place(y)}" for x, y in run)
+    text = first + "L".join(f"{place(x)} {place(y)}" for x, y in run)
     return f"{text}h0" if len(run) == 1 else text
 
 
-def _place(percent: float) -> str:
+def place(percent: float) -> str:
     """As SVG reads numbers, whatever the reader's language."""
     return f"{percent:.2f}"
-
-
-def _phase(segment: Segment) -> str:
-    return segment.outcome or segment.kind
-
-
-def _names() -> dict[str, str]:
-    return {
-        "waiting": gettext("Waiting"),
-        "backing_off": gettext("Backing off"),
-        "running": gettext("Running"),
-        "finished": gettext("Finished"),
-        "failed": gettext("Failed"),
-        "lost": gettext("Lost"),
-        "canceled": gettext("Canceled"),
-        "retried": gettext("Retried"),
-        "elsewhere": gettext("Goes on elsewhere"),
-        "upcoming": gettext("Upcoming"),
-    }
-
-
-_Stretch = tuple[Segment, datetime, datetime]
-
-
-def _stretches(segments: Sequence[Segment], now: datetime) -> list[_Stretch]:
-    """Each with the end it is drawn to, so that every one has some width."""
-    known = [moment for segment in segments for moment in (segment.start, segment.end) if moment]
-    guess = (max(*known, now) - min(known)) / 20
-    stretches = []
-    for segment in segments:
-        end = segment.end or (segment.start + guess if segment.kind == "upcoming" else now)
-        stretches.append((segment, segment.start, max(end, segment.start + timedelta(microseconds=1))))
-    return stretches
-
-
-def _places(moments: Iterable[datetime]) -> dict[datetime, float]:
-    """Where moments stand, in percent: half by time, and each step between two has a share besides."""
-    ordered = sorted(set(moments))
-    share = min(4.0, 50 / (len(ordered) - 1))
-    by_time = 100 - share * (len(ordered) - 1)
-    span = ordered[-1] - ordered[0]
-    return {
-        moment: share * index + by_time * ((moment - ordered[0]) / span)
-        for index, moment in enumerate(ordered)
-    }
-
-
-def _drawn(
-    segment: Segment, start: datetime, end: datetime, places: dict[datetime, float], names: dict[str, str]
-) -> SafeString:
-    """The label is a drawing inside the drawing, which cuts off what is wider than the segment."""
-    x, width = places[start], places[end] - places[start]
-    seconds = (segment.end - segment.start).total_seconds() if segment.end else None
-    known = gettext("{phase}: {label}, {duration}") if seconds is not None else gettext("{phase}: {label}")
-    is_flat = segment.kind in ("waiting", "backing_off")
-    y, height, baseline = (36, 4, 14) if is_flat else (17, 42, 26)
-    mark = _MARKS.get(segment.outcome, "")
-    # A character takes about 0.65 percent of a wide screen, and two of a narrow one.
-    has_room, has_room_when_narrow = ((len(segment.label) + 2) * percent < width for percent in (0.65, 2))
-    label = format_html(
-        '<text{} x="{}" y="{}">{}</text>',
-        SafeString("" if has_room_when_narrow else ' class="jobs-wide"'),
-        *(20 if mark else 8, baseline, segment.label),
-    )
-    return format_html(
-        '<g class="jobs-segment jobs-segment-{0}"><title>{1}</title>'
-        '<rect x="{2}%" width="{3}%" y="{4}" height="{5}" rx="2"/>'
-        '<svg x="{2}%" width="{3}%" y="16" height="44"><text x="4" y="{6}">{7}</text>{8}</svg></g>',
-        _phase(segment),
-        known.format(
-            phase=names.get(_phase(segment), segment.outcome),
-            label=segment.label,
-            duration=_wait_text(seconds),
-        ),
-        *(_place(x), _place(width), y, height, baseline, mark, label if has_room else ""),
-    )
-
-
-_MARKS = {"finished": "✓", "failed": "✕", "lost": "✕", "canceled": "■"}
-
-
-def _now_mark(percent: float) -> SafeString:
-    return format_html(
-        '<line class="jobs-now" x1="{0}%" x2="{0}%" y1="14" y2="64"/>'
-        '<text class="jobs-tick" x="{0}%" y="10" text-anchor="{1}">{2}</text>',
-        *(_place(percent), "end" if percent > 90 else "start" if percent < 10 else "middle", gettext("now")),
-    )

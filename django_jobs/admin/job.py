@@ -30,7 +30,7 @@ from .acting import ActsOnJobs
 from .badges import OUTCOMES, WORDS, Standing, badge, full_standing, passing, precise_text, standing
 from .base import error_text, pretty_json
 from .buttons import check_action, may
-from .charts import meter, timeline
+from .charts import meter
 from .code import job_code
 from .differences import differences
 from .forms import CallForm
@@ -48,6 +48,7 @@ from .seeing import (
     named_arguments,
     short_call,
 )
+from .timeline_chart import timeline
 from .timelines import segments
 from .verbs import VERBS
 

@@ -8,8 +8,8 @@ from django.utils.translation import gettext
 from ..models import Attempt, Job
 from ..retries import interval_seconds
 from ..states import SCHEDULED, STARTED
-from .charts import Kind, Segment
 from .scales import duration_text
+from .timeline_chart import Kind, Segment
 
 MOST_GHOSTS = 5
 """Upcoming attempts that are drawn."""

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 import pytest
 from django.utils import timezone, translation
 
-from django_jobs.admin.charts import Point, Segment, meter, sparkline, throughput, timeline
+from django_jobs.admin.charts import Point, meter, sparkline, throughput
 from django_jobs.admin.scales import count_axis, count_text, duration_axis, duration_text, time_marks
+from django_jobs.admin.timeline_chart import Segment, timeline
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
