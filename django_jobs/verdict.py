@@ -145,7 +145,7 @@ class _Found:
     untaken: Sequence[str]
     """Queues where jobs wait that are paused, undeclared, or that nobody listens on."""
     waiting_on: Mapping[str, int]
-    """{one of these queues, or one beside which a worker is idle: how many jobs wait there}"""
+    """{one of these queues, or one beside which a worker is idle, or of `undelivered`: how many wait}"""
     undelivered: Mapping[str, int]
     undelivered_since: datetime | None
     moves: bool
@@ -204,6 +204,8 @@ def _look() -> _Found:
         if since and since < now - PATIENCE:
             undelivered[name] += counted["undelivered", name, side]
             undelivered_since.append(since)
+    late = {name: CountOf(_waiting_on(name), MOST_TOLD) for name in undelivered if name not in held}
+    waiting_on = {name: counted["on", name] or 0 for name in held} | selected(late)
     hour = figures.total(timedelta(hours=1))
     has_work = bool(counted["running"] or counted["waiting"] or counted["scheduled"] or alive)
     return _Found(
@@ -215,7 +217,7 @@ def _look() -> _Found:
         oldest={name: at for name, at in waiting.items() if at and name in declared},
         undeclared=[name for name in waiting if name not in declared],
         untaken=untaken,
-        waiting_on={name: counted["on", name] or 0 for name in held},
+        waiting_on=waiting_on,
         undelivered=undelivered,
         undelivered_since=min(undelivered_since, default=None),
         moves=bool(counted["works"] or counted["ended"]),
@@ -303,8 +305,7 @@ def _troubled(found: _Found) -> Iterator[TroubledQueue]:
     for name in found.undelivered:
         troubles.setdefault(name, "undelivered")
     for name, trouble in sorted(troubles.items(), key=lambda each: each[1] == "paused"):
-        waiting = found.waiting_on.get(name) or found.undelivered.get(name) or 1
-        yield TroubledQueue(name, trouble, waiting, found.since.get(name))
+        yield TroubledQueue(name, trouble, found.waiting_on.get(name) or 1, found.since.get(name))
 
 
 def _idle_beside(queue: str, found: _Found) -> list[Worker]:

@@ -204,6 +204,20 @@ def test_jobs_long_undelivered_are_told(maintainer, wait, job_factory):
     assert now.reasons[0].text.startswith("2 jobs are queued and not delivered, the first since ")
 
 
+def test_a_queue_with_undelivered_jobs_tells_how_many_wait_there_and_not_how_many_of_them_are_undelivered(
+    maintainer, wait, job_factory
+):
+    busy = listening(state=Worker.State.BUSY)
+    job_factory(status=STARTED, worker=busy)
+    wait(40, delivered=False)
+    wait()
+    wait()
+
+    [queue] = verdict.examine().queues
+
+    assert (queue.trouble, queue.waiting) == ("undelivered", 3)
+
+
 @pytest.mark.parametrize("epoch", ["0", "zzz"])
 def test_deliveries_of_another_epoch_are_none(maintainer, wait, epoch):
     listening()
