@@ -44,6 +44,16 @@ SELECT queue, (SELECT {job}.queued_at FROM {job}
 FROM waiting WHERE queue IS NOT NULL LIMIT {most}
 """
 
+_TASKS = """
+WITH RECURSIVE known(task) AS (
+    SELECT (SELECT task FROM {job} WHERE task > '' ORDER BY task LIMIT 1)
+    UNION ALL
+    SELECT (SELECT {job}.task FROM {job} WHERE {job}.task > known.task ORDER BY {job}.task LIMIT 1)
+    FROM known WHERE known.task IS NOT NULL
+)
+SELECT task FROM known WHERE task IS NOT NULL LIMIT {most}
+"""
+
 # Each worker's queues are a list of texts.
 _LISTENING = {
     "postgresql": "jsonb_array_elements_text({worker}.queues) AS queue(value)",
@@ -127,6 +137,13 @@ def waiting_since(alias: str, most: int) -> dict[str, datetime | None]:
     with connections[alias].cursor() as cursor:
         cursor.execute(_WAITING.format(job=table, queued=QUEUED.value, most=most))
         return {queue: _moment(told) if told else None for queue, told in cursor.fetchall()}
+
+
+def tasks(alias: str, most: int) -> list[str]:
+    """The names of the tasks of all jobs, the first `most` of them."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(_TASKS.format(job=connections[alias].ops.quote_name(Job._meta.db_table), most=most))
+        return [name for (name,) in cursor.fetchall()]
 
 
 def listening(alias: str) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from django.db.models.fields.json import JSONField, KeyTransform, KeyTransformEx
 from django.db.models.lookups import IsNull
 from django.utils.translation import gettext
 
-from .. import registry
+from .. import registry, sql
 from ..exceptions import SearchError
 from ..models import Attempt, Worker
 from ..redaction import is_secret
@@ -26,6 +26,8 @@ WORD = ""
 """The qualifier of a word that has none: an id or the begin of one, a subject, a task."""
 
 DEEPEST_ARGUMENT = 10
+MOST_TASKS = 1_000
+"""Of more tasks than these no arguments are found by their place: nobody has looked which are secret."""
 ATTEMPT = re.compile(r"(>=|<=|>|<|=|)(\d{1,9})", re.ASCII)
 
 _COMPARED = {">": "attempt__gt", ">=": "attempt__gte", "<": "attempt__lt", "<=": "attempt__lte"}
@@ -96,17 +98,15 @@ def holds(condition: Condition, alias: str) -> Any:
 def _meaning(condition: Condition, alias: str) -> Q:
     qualifier, value = condition.qualifier, condition.value
     if qualifier.startswith("args."):
-        return _argument(condition)
+        return _argument(condition, alias)
     return _MEANINGS[qualifier](value, alias)
 
 
-def _argument(condition: Condition) -> Q:
+def _argument(condition: Condition, alias: str) -> Q:
     """A keyword argument, or the positional one of that name where the signature of the task is known."""
-    keys, values = path(condition.qualifier), _json_values(condition)
+    keys, values = path(condition.qualifier), json_values(condition)
     if _POSITION.fullmatch(keys[0]):
-        placed = _any(Q(_at("args", keys, value)) for value in values)
-        hidden = _tasks_with_secret(int(keys[0]))
-        return placed & ~Q(task__in=hidden) if hidden else placed
+        return _any(Q(_at("args", keys, value)) for value in values) & _is_shown(int(keys[0]), alias)
     named = _any(Q(_at("kwargs", keys, value)) for value in values)
     for position, names in _positions(keys[0]).items():
         place = [str(position), *keys[1:]]
@@ -114,13 +114,17 @@ def _argument(condition: Condition) -> Q:
     return named
 
 
-def _tasks_with_secret(position: int) -> list[str]:
-    """The tasks of which the argument in this place is masked by its name: searches could guess it."""
-    named = ((task, (registry.parameters(task) or [])[position : position + 1]) for task in registry.names())
-    return [task for task, names in named if any(map(is_secret, names))]
+def _is_shown(position: int, alias: str) -> Q:
+    """Without jobs of tasks of which the argument in this place is masked by its name: searches could guess
+    it."""
+    tasks = sql.tasks(alias, MOST_TASKS)
+    named = ((task, (registry.parameters(task) or [])[position : position + 1]) for task in tasks)
+    hidden = [task for task, names in named if any(map(is_secret, names))]
+    shown = ~Q(task__in=hidden) if hidden else Q()
+    return shown & Q(task__lte=tasks[-1]) if len(tasks) == MOST_TASKS else shown
 
 
-def _json_values(condition: Condition) -> list[Any]:
+def json_values(condition: Condition) -> list[Any]:
     """What may be meant: 42 is the number and the text, "42" in quotes the text alone."""
     value = condition.value
     if not condition.quoted:

@@ -15,10 +15,10 @@ from django.utils.translation import gettext
 
 from ..exceptions import SearchError
 from ..models import Job
-from ..redaction import MASK, is_secret
+from ..redaction import MASK, is_secret, redact
 from ..states import Status
 from ..values import is_storable, short
-from .conditions import ATTEMPT, WORD, Condition, holds, id_span, path
+from .conditions import ATTEMPT, WORD, Condition, holds, id_span, json_values, path
 
 MOST_CHARACTERS = 1_000
 MOST_CONDITIONS = 20
@@ -248,14 +248,17 @@ def _check(condition: Condition) -> None:
         text = gettext("-{qualifier}:{value} cannot be; write {other}:{value}.")
         raise SearchError(text.format(qualifier=qualifier, value=value, other=other))
     if qualifier.startswith("args."):
-        _check_shown(path(qualifier))
+        _check_shown(condition)
 
 
-def _check_shown(keys: list[str]) -> None:
+def _check_shown(condition: Condition) -> None:
     """Raise `SearchError` for an argument that is masked wherever it is shown: searches could guess it."""
-    for key in filter(is_secret, keys):
+    for key in filter(is_secret, path(condition.qualifier)):
         text = gettext("{name} is the name of a secret; it is masked, and not searched for.")
         raise SearchError(text.format(name=short(key, 50)))
+    if any(redact(value) != value for value in json_values(condition)):
+        text = gettext("The value of {name} holds a secret; it is masked, and not searched for.")
+        raise SearchError(text.format(name=short(condition.qualifier, 50)))
 
 
 def _unknown_status(value: str) -> str:

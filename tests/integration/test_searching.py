@@ -15,7 +15,7 @@ from uuid6 import uuid7
 from django_jobs.exceptions import SearchError
 from django_jobs.models import Attempt, Job, counting
 from django_jobs.models.tallies import tally
-from django_jobs.searching import Search, counts, moment_of, page, pages, parse
+from django_jobs.searching import Search, conditions, counts, moment_of, page, pages, parse
 from django_jobs.states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from tests import tasks  # noqa: F401 - Its tasks are looked for.
 from tests.conftest import make_worker
@@ -135,6 +135,20 @@ def test_a_positional_argument_that_is_masked_by_its_name_is_not_compared(job_fa
     assert found("args.0:ada") == [job]
     assert (job in found(text)) is text.startswith("-")
     assert (plain in found(text)) is (text != "-args.1:hunter2")
+
+
+def test_a_positional_argument_of_a_function_that_is_no_task_is_not_compared_either(job_factory):
+    job = job_factory(task="tests.tasks.sign_in", args=["ada", "hunter2"])
+
+    assert found("args.0:ada") == [job]
+    assert found("args.1:hunter2") == []
+
+
+def test_no_place_is_compared_in_more_tasks_than_are_looked_at(job_factory, monkeypatch):
+    monkeypatch.setattr(conditions, "MOST_TASKS", 2)
+    jobs = [job_factory(task=task, args=[1]) for task in ("a", "a", "b", "c")]
+
+    assert found("args.0:1") == jobs[2::-1]
 
 
 def test_a_positional_argument_has_a_name_only_where_the_task_tells_it(job_factory):
