@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +27,8 @@ from .states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STA
 from .values import did_you_mean, is_storable, short
 
 MOST_LISTED = 100
+MOST_QUEUES = 1_000
+"""Of so many queues on which jobs wait those are found that are not declared."""
 PAGE = 100
 
 _COUNTED = (QUEUED, SCHEDULED, DEFERRED, STARTED)  # The others have tallies.
@@ -375,13 +376,11 @@ def _declared_names() -> list[str]:
 
 
 def _undeclared_queues(engine: BaseEngine) -> list[str]:
-    # The gaps between the declared names: ranges of an index, where NOT IN would read all that is queued.
-    names = sorted(engine.queue_names())
-    gaps = Q(queue__lt=names[0]) | Q(queue__gt=names[-1]) if names else Q()
-    for lower, upper in pairwise(names):
-        gaps |= Q(queue__gt=lower, queue__lt=upper)
-    waiting = Job.objects.queued().filter(gaps, engine=engine.name).order_by()
-    return sorted(set(waiting.values_list("queue", flat=True)[:1000]))
+    """Those of which the job that has waited longest is of this engine."""
+    names = sql.waiting_since(router.db_for_write(Job), MOST_QUEUES).keys() - engine.queue_names()
+    firsts = {name: Job.objects.on_queue(name).by_wait().values("engine")[:1] for name in names}
+    engines = selected({name: Subquery(rows) for name, rows in firsts.items()})
+    return sorted(name for name in names if engines[name] == engine.name)
 
 
 def _stats(names: Iterable[str]) -> list[dict[str, Any]]:

@@ -395,6 +395,14 @@ def test_a_queue_has_its_jobs_and_counts_those_that_wait(queue, job_factory):
     assert queue.count == 2
 
 
+def test_a_queue_that_is_not_declared_is_found_behind_one_where_many_jobs_wait(db, valkey):
+    Job.objects.bulk_create(Job(task="t", queue="a") for _ in range(1_001))
+    Job.objects.create(task="t", queue="b")
+    Job.objects.create(task="t", queue="elsewhere", engine="other")
+
+    assert monitor.queue_names() == [*settings.RQ_QUEUES, "a", "b"]
+
+
 @pytest.mark.parametrize("function", [tasks.tell, "tests.tasks.undeclared", tasks.undeclared])
 def test_a_queue_takes_calls(function):
     job = monitor.get_task_queue("vectorization").enqueue(function, "41")
