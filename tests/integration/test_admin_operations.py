@@ -91,6 +91,16 @@ def test_who_started_an_operation_is_told_after_that_user_is_gone(client_who_may
     assert "alice" in page(client, operation).text
 
 
+def test_what_was_not_counted_before_the_first_job_will_not_be_later(client_who_may):
+    client = client_who_may("view_operation")
+    waiting = Operation.objects.create(verb="requeue", search="status:failed")
+    done = running(state="done", matched=None, finished_at=Now())
+
+    assert "not counted yet" in page(client, waiting).text
+    assert "not counted" in page(client, done).text
+    assert "not counted yet" not in page(client, done).text
+
+
 def test_what_an_operation_was_told_is_shown(client_who_may):
     client = client_who_may("view_operation")
     operation = running(verb="move", options={"queue": "vectorization"})
