@@ -15,11 +15,12 @@ from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
 from django.db import models, router, transaction
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import Exists, F, Q, QuerySet, Sum
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from . import grouping, sql
-from .models import Attempt, Census, ErrorCount, FigureDelta, Job, Rollup, Worker
+from .models import Attempt, Census, ErrorCount, FigureDelta, Job, Lease, Rollup, Worker
 from .models.counting import CountOf, selected
 from .models.figures import BOUNDS, start_of
 from .models.workers import MOST_WORKERS
@@ -170,6 +171,17 @@ def by_task(since: timedelta, most: int = 10) -> list[tuple[str, Figures]]:
     for task, *columns in rows.filter(task__in=[*found]).values_list("task", "start", *_COLUMNS):
         found[task].append(Figures(*columns))
     return [(task, together(begin, each)) for task, each in found.items()]
+
+
+def uncounted() -> QuerySet[FigureDelta]:
+    """What has ended and nobody counts, while no maintainer runs: figures are too low by these."""
+    return FigureDelta.objects.filter(~Exists(maintainers()))
+
+
+def maintainers() -> QuerySet[Lease]:
+    """The lease of the maintainer, while one runs."""
+    # The name that the maintainer's module, which is above this one, gives its lease.
+    return Lease.objects.filter(name="maintainer", expires_at__gte=Now())
 
 
 def together(start: datetime, rows: Iterable[Figures]) -> Figures:

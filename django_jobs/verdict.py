@@ -20,7 +20,7 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext, ngettext
 
 from . import figures, servers, sql
-from .models import Job, Lease, Queue, Worker
+from .models import Job, Queue, Worker
 from .models.counting import CountOf, EarliestOf, selected
 from .models.workers import MOST_COUNTED, MOST_WORKERS
 from .servers import Server
@@ -79,7 +79,9 @@ class Verdict:
     """The worst first."""
     running: int
     waiting: int
-    failed_last_hour: int
+    failed_last_hour: int | None
+    """None while nobody counts it: no maintainer runs, and something has ended since. All that `figures`
+    tells stands still then."""
     oldest_waiting_seconds: float | None
     """How long the first of the jobs that could run now has waited; None if there is none."""
     undelivered: int | None
@@ -151,6 +153,8 @@ class _Found:
     moves: bool
     """True if a worker that lives runs a job, or a job has just ended."""
     lacks_maintainer: bool
+    lacks_figures: bool
+    """True if attempts have ended that no maintainer counts."""
     servers: Sequence[Server]
     paused: Collection[str]
     alive: Sequence[Worker]
@@ -191,6 +195,7 @@ def _look() -> _Found:
             "scheduled": Exists(Job.objects.scheduled()),
             "works": Exists(Job.objects.started().filter(worker__in=[worker.pk for worker in alive])),
             "ended": Exists(Job.objects.filter(finished_at__gte=Now() - PATIENCE)),
+            "uncounted": Exists(figures.uncounted()),
             **{("on", name): CountOf(_waiting_on(name), MOST_TOLD) for name in held},
             **{("undelivered", *key): CountOf(jobs, MOST_TOLD) for key, jobs in undelivered_on.items()},
             **{("since", *key): EarliestOf(jobs, MOST_SEARCHED) for key, jobs in undelivered_on.items()},
@@ -221,7 +226,8 @@ def _look() -> _Found:
         undelivered=undelivered,
         undelivered_since=min(undelivered_since, default=None),
         moves=bool(counted["works"] or counted["ended"]),
-        lacks_maintainer=has_work and not _has_maintainer(),
+        lacks_maintainer=has_work and not figures.maintainers().exists(),
+        lacks_figures=bool(counted["uncounted"]),
         servers=asked,
         paused=paused,
         alive=alive,
@@ -254,11 +260,6 @@ def _listening(queue: str, workers: Iterable[Worker]) -> list[Worker]:
     ]
 
 
-def _has_maintainer() -> bool:
-    # The name that the maintainer's module, which is above this one, gives its lease.
-    return Lease.objects.filter(name="maintainer", expires_at__gte=Now()).exists()
-
-
 def _tells(hour: figures.Figures) -> bool:
     return hour.ended >= LEAST_ATTEMPTS and hour.failure_rate >= LEAST_FAILURE_RATE
 
@@ -278,7 +279,7 @@ def _judge(found: _Found) -> Verdict:
         reasons=reasons,
         running=found.running,
         waiting=found.waiting,
-        failed_last_hour=found.hour.failed,
+        failed_last_hour=None if found.lacks_figures else found.hour.failed,
         oldest_waiting_seconds=(
             max(0.0, (found.now - min(could_run)).total_seconds()) if could_run else None
         ),
@@ -383,7 +384,10 @@ def _not_delivered(found: _Found) -> Iterator[Reason]:
 
 def _unmaintained(found: _Found) -> Iterator[Reason]:
     if found.lacks_maintainer:
-        text = gettext("No maintainer runs: what is due, undelivered or lost is left as it is.")
+        text = gettext(
+            "No maintainer runs: what is due, undelivered or lost is left as it is, and figures and errors "
+            "stand still."
+        )
         yield Reason(text, "workers")
 
 

@@ -162,6 +162,7 @@ def _of_all(state: Strip, verdict: Verdict, request: HttpRequest, site: AdminSit
     silent = Worker.objects.silent() if holds(request.user, "view_worker") else Worker.objects.none()
     return {
         "cards": list(_cards(hour, censuses, state, verdict, request, site)),
+        "lacks_figures": verdict.failed_last_hour is None,
         "lacks": [lack.reason for engine in all_engines() if (lack := engine.lack_of("plain_jobs"))],
         "ranges": [
             Link(each.title, f"{url}?range={key}", is_current=key == name) for key, each in RANGES.items()
@@ -200,9 +201,10 @@ def _cards(
         course=_course(censuses, "waiting", verdict.waiting, gettext("Waiting in each minute")),
     )
     total = figures.together(hour[0].start, hour)
+    finished = sum(each.finished for each in hour[-6:-1]) / 5
     yield Card(
         gettext("Finished per minute"),
-        count_text(sum(each.finished for each in hour[-6:-1]) / 5),
+        gettext("not known") if verdict.failed_last_hour is None else count_text(finished),
         jobs_url("status:finished", request, site),
         gettext("in the last 5 minutes"),
         sparkline([each.finished for each in hour[:-1]], gettext("Finished per minute")),

@@ -1,7 +1,7 @@
 """Queues: what waits on them, how long that takes, who takes from them, and what can be done about it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import zip_longest
@@ -213,10 +213,8 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     now = timezone.now()
     hour = figures.series_by_queue("minute", now - SPAN, now, names)
     oldest, pauses = monitor.oldest_waiting(names), monitor.pauses(names)
-    rows = [
-        _row(request, site, queue, hour[queue.name], oldest.get(queue.name), pauses.get(queue.name))
-        for queue in queues
-    ]
+    is_counted = not figures.uncounted().exists()
+    rows = [_row(request, site, queue, hour[queue.name], oldest, pauses, is_counted) for queue in queues]
     return {
         "rows": rows,
         "lacks": list(dict.fromkeys(row.lack for row in rows if row.lack)),
@@ -232,15 +230,15 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
     queue = _figures(name)
     now = timezone.now()
     hour = figures.series("minute", now - SPAN, now, queue=name)
-    oldest = monitor.oldest_waiting([name])
-    pauses = monitor.pauses([name])
+    oldest, pauses = monitor.oldest_waiting([name]), monitor.pauses([name])
+    is_counted = not figures.uncounted().exists()
     newest: list[Job] = []
     if request.user.has_perm("django_jobs.view_job"):
         jobs = visible(request.user, Job.objects.all())
         newest = searching.page(jobs, Search().where("queue", name), size=MOST_LISTED).jobs
     return {
         "name": name,
-        "row": _row(request, site, queue, hour, oldest.get(name), pauses.get(name)) if queue else None,
+        "row": _row(request, site, queue, hour, oldest, pauses, is_counted) if queue else None,
         "throughput": throughput(_points(hour), bucket=timedelta(minutes=1), now=now),
         "waits": _histogram(
             [sum(counts) for counts in zip_longest(*(each.waits for each in hour), fillvalue=0)]
@@ -280,12 +278,14 @@ def _row(
     site: AdminSite,
     queue: QueueFigures,
     hour: Sequence[Figures],
-    oldest: datetime | None,
-    pause: QueueEvent | None,
+    oldest: Mapping[str, datetime],
+    pauses: Mapping[str, QueueEvent],
+    is_counted: bool,
 ) -> QueueRow:
-    drain, drain_note = _drain(queue, hour)
+    drain, drain_note = _drain(queue, hour, is_counted)
+    since, pause = oldest.get(queue.name), pauses.get(queue.name)
     lack = lack_of(queue.engine, "plain_jobs")
-    ended = sum(each.ended for each in hour)
+    ended = number_format(sum(each.ended for each in hour), force_grouping=True)
     told = gettext("{queue}: attempts that ended, a minute each in the last hour").format(queue=queue.name)
     return QueueRow(
         name=queue.name,
@@ -299,10 +299,10 @@ def _row(
         running=capped(queue.started),
         undelivered="" if queue.undelivered is None else capped(queue.undelivered),
         lack=lack.reason if lack else "",
-        oldest=passing(oldest) if oldest else "",
+        oldest=passing(since) if since else "",
         drain=drain,
         drain_note=drain_note,
-        ended=number_format(ended, force_grouping=True),
+        ended=ended if is_counted else gettext("not known"),
         spark=sparkline([each.ended for each in hour[:-1]], told),  # The present minute has just begun.
         jobs_url=strip.jobs_url(_search(queue.name, status="queued"), request, site),
         pause_url=url(site, "queue_pause", quote(queue.name)),
@@ -322,7 +322,7 @@ def _state(queue: QueueFigures) -> SafeString:
     return badge("idle", gettext("idle"))
 
 
-def _drain(queue: QueueFigures, hour: Sequence[Figures]) -> tuple[str, str]:
+def _drain(queue: QueueFigures, hour: Sequence[Figures], is_counted: bool) -> tuple[str, str]:
     runs = sum(sum(each.runs) for each in hour)
     mean = sum(each.run_seconds for each in hour) / runs if runs else None
     if not queue.queued:
@@ -339,6 +339,8 @@ def _drain(queue: QueueFigures, hour: Sequence[Figures]) -> tuple[str, str]:
         return gettext("unknown"), gettext("it is not declared")
     if not queue.slots:
         return gettext("unknown"), gettext("nobody listens")
+    if not is_counted:
+        return gettext("unknown"), gettext("no maintainer counts what ends")
     return gettext("unknown"), gettext("nothing has run in the last hour")
 
 

@@ -129,7 +129,7 @@ def strip(request: HttpRequest, site: AdminSite) -> Strip:
             Figure(gettext("Waiting"), capped(now.waiting), jobs_url("status:queued", request, site)),
             Figure(
                 gettext("Failed in 1 h"),
-                number_format(now.failed_last_hour, force_grouping=True),
+                _known(now.failed_last_hour),
                 jobs_url("status:failed", request, site),
             ),
             Figure(gettext("Longest wait"), _age(now.oldest_waiting_seconds), place("queues", request, site)),
@@ -232,6 +232,10 @@ def _with(request: HttpRequest, **choice: str) -> str:
 
 def _age(seconds: float | None) -> str:
     return gettext("none") if seconds is None else duration_text(round(seconds))
+
+
+def _known(count: int | None) -> str:
+    return gettext("not known") if count is None else number_format(count, force_grouping=True)
 
 
 def _undelivered(count: int | None) -> str:

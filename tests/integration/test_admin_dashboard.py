@@ -276,6 +276,23 @@ def test_figures_that_nobody_has_counted_yet_have_no_line(client_who_may, job_fa
     assert told["Running"] is told["Waiting"] is told["Workers"] is None
 
 
+def test_figures_that_no_maintainer_counts_are_not_known(client_who_may, job_factory):
+    client = client_who_may("view_job", "view_queue")
+    job_factory(status=STARTED)
+    FigureDelta.objects.create(queue="file_processing", task="t", outcome="failed", amount=3)
+
+    dashboard = see(client, DASHBOARD)
+
+    assert {str(each.name): each.value for each in dashboard.context["strip"].figures}["Failed in 1 h"] == (
+        "not known"
+    )
+    cards = {str(card.name): card.value for card in dashboard.context["cards"]}
+    assert (cards["Failed in 1 h"], cards["Finished per minute"]) == ("not known", "not known")
+    assert "None failed." not in dashboard.text
+    queues = see(client, "admin:django_jobs_queues").context["rows"]
+    assert {row.ended for row in queues} == {"not known"}
+
+
 def test_a_line_leads_from_each_census_to_what_is_now(client_who_may, job_factory):
     minute = figures.start_of("minute", timezone.now())
     for ago, waiting in ((40, 7), (2, 10_000), (90, 9_999)):

@@ -243,9 +243,23 @@ def test_a_missing_maintainer_is_told_where_there_is_work(job_factory, state):
     job_factory(status=state)
 
     assert [reason.text for reason in verdict.examine().reasons] == [
-        "No maintainer runs: what is due, undelivered or lost is left as it is."
+        "No maintainer runs: what is due, undelivered or lost is left as it is, and figures and errors stand "
+        "still."
     ]
     assert verdict.examine().level == "degraded"
+
+
+def test_failures_that_no_maintainer_counts_are_not_known(job_factory):
+    ended(0, 3)
+    job_factory(status=STARTED)
+    assert verdict.examine().failed_last_hour == 3  # Nothing has ended since.
+
+    delta = FigureDelta.objects.create(queue=QUEUE, task="t", outcome="failed", amount=1)
+    assert verdict.examine().failed_last_hour is None
+
+    Lease.objects.create(name="maintainer", holder="m", expires_at=Now() + timedelta(hours=1))
+    assert verdict.examine().failed_last_hour == 3
+    assert fresh(delta)
 
 
 def test_a_worker_that_went_silent_is_told_for_an_hour(maintainer):
