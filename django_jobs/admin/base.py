@@ -110,11 +110,12 @@ def redacted_call(
     job: Job, most: int, parameters: Parameters = registry.parameters, *, with_module: bool = True
 ) -> str:
     """The call as Python code with its secrets masked, in `most` characters."""
-    head = "" if with_module else f"{job.task.rpartition('.')[0]}."
-    if job.observed_id:  # Without arguments.
-        return Truncator(job.call.removeprefix(head)).chars(most)
-    names = parameters(job.task) if job.args else None
-    return redact_call(job.task.removeprefix(head), job.args, job.kwargs, names, most=most)
+    task = job.task if with_module else job.task.rpartition(".")[2]
+    read = vars(job)
+    args, kwargs = (read.get(name, read.get(f"short_{name}")) for name in ("args", "kwargs"))
+    if job.observed_id or args is None or kwargs is None:  # Not known, or too long for a list.
+        return Truncator(f"{task}(…)").chars(most)
+    return redact_call(task, args, kwargs, parameters(job.task) if args else None, most=most)
 
 
 def call_text(job: Job, parameters: Parameters = registry.parameters) -> str:

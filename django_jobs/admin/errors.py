@@ -36,7 +36,7 @@ from .charts import Point, sparkline, throughput
 from .live import partial
 from .permissions import holds
 from .scales import moment_text
-from .seeing import marked_traceback, may_see_values, may_see_workers, short_call
+from .seeing import listed, marked_traceback, may_see_values, may_see_workers, short_call
 
 PAGE = 25
 MOST_NAMED = 3
@@ -274,7 +274,8 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         newest: list[Job] = []
         sample: Attempt | None = None
         if may_see_jobs:
-            newest = searching.page(jobs, Search().where("fingerprint", group.pk), size=MOST_NEWEST).jobs
+            search = Search().where("fingerprint", group.pk)
+            newest = searching.page(listed(jobs, request.user), search, size=MOST_NEWEST).jobs
             sample = _sample(group, newest[0] if newest else jobs.filter(pk__in=[group.sample]).first())
         may_decide = may(request.user, "resolve_errorgroup")
         is_open = group.state == ErrorGroup.State.OPEN or _is_ignored_till_now(group)

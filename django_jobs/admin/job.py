@@ -13,10 +13,9 @@ from django.http import Http404, HttpRequest, HttpResponseNotAllowed, HttpRespon
 from django.http.response import HttpResponseBase
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
-from django.utils.formats import number_format
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import control, searching
@@ -39,7 +38,10 @@ from .permissions import holds
 from .refusals import refusal_text
 from .scales import duration_text
 from .seeing import (
+    Shown,
+    cut,
     json_text,
+    listed,
     long_call,
     marked_traceback,
     masked,
@@ -58,8 +60,6 @@ MOST_EVENTS = 100
 MOST_RELATED = 10
 MOST_READ = 50
 """Jobs made from, or enqueued by, one that are read; the newest of them are shown."""
-FOLDED_CHARACTERS = 2_000
-"""Longer values are folded."""
 
 TO_EDIT = ("requeue_job", "edit_job_arguments", "view_job_arguments")
 """The permissions it takes to requeue a job with other arguments: whoever edits them sees them."""
@@ -83,24 +83,6 @@ EVENTS = {
     "redelivered": _("delivered anew"),
     "late_report": _("late report"),
 }
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A JSON value as text."""
-
-    name: str
-    text: str
-
-    @property
-    def is_big(self) -> bool:
-        return len(self.text) > FOLDED_CHARACTERS
-
-    @property
-    def size(self) -> str:
-        count = len(self.text)
-        said = ngettext("{count} character", "{count} characters", count)
-        return said.format(count=number_format(count, force_grouping=True))
 
 
 @dataclass(frozen=True)
@@ -318,6 +300,7 @@ class ShowsJob(ActsOnJobs):
 
     def _related(self, request: HttpRequest, job: Job) -> Iterator[Related]:
         jobs = visible(request.user, Job.objects.defer("result", "traceback", "meta", "live_log"))
+        jobs = listed(jobs, request.user)
         kinds: list[tuple[Any, Iterable[Job]]] = []
         if job.parent_id:
             kinds.append((_("parent, which enqueued it"), jobs.filter(pk=job.parent_id)))
@@ -394,7 +377,9 @@ def _shown_result(job: Job) -> Shown | None:
 
 def _columns(job: Job, values: bool) -> Iterator[tuple[str, str]]:
     """All columns of the row, masked, but for those shown elsewhere or not to be seen."""
-    hidden = set() if values else {"args", "kwargs", "result", "result_error", "meta"}
+    hidden = {"result", "traceback", "live_log"}
+    if not values:
+        hidden |= {"args", "kwargs", "result_error", "meta"}
     named = named_arguments(job.task, job.args, job.kwargs)
     shown = [masked(name, value) for name, value in named]
     instead: dict[str, Any] = {
@@ -402,7 +387,7 @@ def _columns(job: Job, values: bool) -> Iterator[tuple[str, str]]:
         "kwargs": dict(zip(job.kwargs, shown[len(job.args) :], strict=True)),
     }
     for field in job._meta.concrete_fields:
-        if field.attname in hidden or field.attname in ("traceback", "live_log"):
+        if field.attname in hidden:
             continue
         value = instead.get(field.attname, getattr(job, field.attname))
         if isinstance(value, list | dict):
@@ -411,4 +396,4 @@ def _columns(job: Job, values: bool) -> Iterator[tuple[str, str]]:
             text = precise_text(value)
         else:
             text = "" if value is None else redact_text(str(value))
-        yield field.attname, text
+        yield field.attname, cut(text)

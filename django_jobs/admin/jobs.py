@@ -31,7 +31,7 @@ from .charts import meter
 from .job import ShowsJob
 from .live import partial
 from .scales import duration_text
-from .seeing import may_see_values, may_see_workers, parsed, short_call, total_text
+from .seeing import listed, may_see_values, may_see_workers, parsed, short_call, total_text
 from .urls import extra_urls
 
 PAGE_SIZE = 50
@@ -232,10 +232,9 @@ def attempt_text(job: Job) -> str:
 
 
 def _listed(jobs: QuerySet[Job], user: Any) -> QuerySet[Job]:
-    """What else is read of the listed ones: who runs them; no arguments that are not shown."""
-    jobs = jobs.defer("progress_message", "error_message", "description", "tags")
-    jobs = jobs.select_related("worker") if may_see_workers(user) else jobs
-    return jobs if may_see_values(user) else jobs.defer("args", "kwargs")
+    """What else is read of the listed ones: who runs them."""
+    jobs = listed(jobs, user).defer("progress_message", "error_message", "description", "tags")
+    return jobs.select_related("worker") if may_see_workers(user) else jobs
 
 
 def _timing(job: Job, told: Standing) -> SafeString | str:

@@ -39,7 +39,7 @@ from .buttons import check, check_action, confirm, done, may, url
 from .charts import Point, sparkline, throughput
 from .live import partial
 from .scales import duration_text
-from .seeing import short_call
+from .seeing import listed, short_call
 
 PAGE = 50
 SPAN = timedelta(hours=1)
@@ -233,9 +233,11 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
     oldest, pauses = monitor.oldest_waiting([name]), monitor.pauses([name])
     is_counted = not figures.uncounted().exists()
     newest: list[Job] = []
+    tasks: list[str] = []
     if request.user.has_perm("django_jobs.view_job"):
-        jobs = visible(request.user, Job.objects.all())
-        newest = searching.page(jobs, Search().where("queue", name), size=MOST_LISTED).jobs
+        jobs, search = visible(request.user, Job.objects.all()), Search().where("queue", name)
+        newest = searching.page(listed(jobs, request.user), search, size=MOST_NEWEST).jobs
+        tasks = [job.task for job in searching.page(jobs.only("task"), search, size=MOST_LISTED).jobs]
     return {
         "name": name,
         "row": _row(request, site, queue, hour, oldest, pauses, is_counted) if queue else None,
@@ -243,10 +245,10 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
         "waits": _histogram(
             [sum(counts) for counts in zip_longest(*(each.waits for each in hour), fillvalue=0)]
         ),
-        "tasks": Counter(job.task for job in newest).most_common(MOST_NEWEST),
-        "looked_at": len(newest),
+        "tasks": Counter(tasks).most_common(MOST_NEWEST),
+        "looked_at": len(tasks),
         "may_see_jobs": request.user.has_perm("django_jobs.view_job"),
-        "jobs": [_job(request, site, job) for job in newest[:MOST_NEWEST]],
+        "jobs": [_job(request, site, job) for job in newest],
         "jobs_url": strip.jobs_url(_search(name), request, site),
         "events": [
             {"what": EVENTS.get(event.kind, event.kind), "at": passing(event.at), "event": event}

@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from django.db.models import Case, QuerySet, TextField, When
+from django.db.models.functions import Cast, Length
+from django.db.models.lookups import LessThanOrEqual
 from django.utils.formats import number_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 
 from .. import registry, searching
 from ..exceptions import SearchError
@@ -20,8 +24,36 @@ from ..searching import Search
 from .base import Parameters, call_text, redacted_call
 from .permissions import holds
 
+LONGEST_LISTED = 10_000
+"""Of how many characters, as JSON, arguments are read for a list at most, which shows few of them."""
 LONGEST_CALL = 500
 """How many characters of a call stand on top of its page; all of its arguments stand below."""
+FOLDED_CHARACTERS = 2_000
+"""Longer values are folded."""
+MOST_SHOWN = 100_000
+"""Of longer values this is the begin, in characters: megabytes stop a browser."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A JSON value as text."""
+
+    name: str
+    whole: str
+
+    @property
+    def text(self) -> str:
+        return cut(self.whole)
+
+    @property
+    def is_big(self) -> bool:
+        return len(self.whole) > FOLDED_CHARACTERS
+
+    @property
+    def size(self) -> str:
+        count = len(self.whole)
+        said = ngettext("{count} character", "{count} characters", count)
+        return said.format(count=number_format(count, force_grouping=True))
 
 
 def may_see_values(user: Any) -> bool:
@@ -69,6 +101,16 @@ def total_text(*counts: int) -> str:
     return gettext("{number}+").format(number=number) if MOST_COUNTED in counts else number
 
 
+def listed(jobs: QuerySet[Job], user: Any) -> QuerySet[Job]:
+    """These jobs with what `short_call` needs: no arguments that are long, or that the user may not see."""
+    jobs = jobs.defer("args", "kwargs")
+    if not may_see_values(user):
+        return jobs
+    size = Length(Cast("args", TextField())) + Length(Cast("kwargs", TextField()))
+    is_short = LessThanOrEqual(size, LONGEST_LISTED)
+    return jobs.annotate(**{f"short_{name}": Case(When(is_short, then=name)) for name in ("args", "kwargs")})
+
+
 def named_arguments(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The arguments with the names of their parameters, as far as these are known; else with their places."""
     names = (registry.parameters(task) if args else None) or []
@@ -79,6 +121,15 @@ def named_arguments(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 def masked(name: str, value: Any) -> Any:
     """A JSON value with its secrets masked; all of it if that is what goes by such a name."""
     return redact({name: value})[name]
+
+
+def cut(text: str) -> str:
+    """The begin of a text; of a long one it says so."""
+    if len(text) <= MOST_SHOWN:
+        return text
+    shown, count = (number_format(number, force_grouping=True) for number in (MOST_SHOWN, len(text)))
+    said = gettext("… These are the first {shown} of {count} characters.").format(shown=shown, count=count)
+    return f"{text[:MOST_SHOWN]}\n{said}"
 
 
 def marked_traceback(text: str) -> SafeString:

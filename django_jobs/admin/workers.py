@@ -24,7 +24,7 @@ from .badges import badge, passing, precise_text, standing
 from .base import page
 from .buttons import check, check_action, confirm, done, may, note, url
 from .live import partial
-from .seeing import may_see_values, short_call
+from .seeing import listed, short_call
 from .strip import jobs_url
 from .verbs import lack_to_stop
 
@@ -206,9 +206,8 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 def _jobs(request: HttpRequest, workers: Iterable[UUID]) -> defaultdict[UUID | None, list[Job]]:
     found: defaultdict[UUID | None, list[Job]] = defaultdict(list)
     if request.user.has_perm("django_jobs.view_job"):
-        columns = _COLUMNS + (("args", "kwargs") if may_see_values(request.user) else ())
-        jobs = visible(request.user, Job.objects.held_by(workers))
-        for job in jobs.only(*columns)[:MOST_JOBS]:
+        jobs = listed(visible(request.user, Job.objects.held_by(workers)).only(*_COLUMNS), request.user)
+        for job in jobs[:MOST_JOBS]:
             found[job.worker_id].append(job)
     return found
 

@@ -393,6 +393,18 @@ def test_long_values_are_folded(client_who_may, job_factory):
     assert re.search(r"<summary>5,002 characters</summary>", shown(client, job))
 
 
+def test_a_result_of_megabytes_is_shown_in_part_and_the_page_says_how_much_there_is(
+    client_who_may, job_factory
+):
+    client = client_who_may(*EVERYTHING)
+    job = job_factory(status=FINISHED, result=["x" * 1000] * 5000)
+
+    page = shown(client, job)
+
+    assert len(page) < 500_000
+    assert "These are the first 100,000 of 5,030,002 characters." in page
+
+
 def test_the_code_calls_the_task_as_it_was_called(client_who_may, job_factory):
     client = client_who_may(*EVERYTHING)
     job = job_factory(args=[1], kwargs={"right": 2}, subject="file:42")

@@ -11,9 +11,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from django_jobs.models import Attempt, Job, Operation
+from django_jobs.models import Attempt, ErrorGroup, Job, Operation
 from django_jobs.states import CANCELED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED
-from tests.conftest import fresh
+from tests.conftest import fresh, make_worker
 
 JOBS = "admin:django_jobs_job_changelist"
 JOB = "admin:django_jobs_job_change"
@@ -180,6 +180,30 @@ def test_list_reads_no_big_columns_and_never_counts_skips_or_compares_all(
     assert '"result"' not in sql
     assert "OFFSET" not in sql.replace("LIMIT 1 OFFSET", "")  # The edge of what is looked through.
     assert "DISTINCT" not in sql
+
+
+LISTS = {
+    JOBS: [],
+    "admin:django_jobs_queue": ["file_5Fprocessing"],
+    "admin:django_jobs_workers": [],
+    "admin:django_jobs_errorgroup_change": ["f" * 32],
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_no_list_reads_long_arguments_for_the_few_characters_it_shows(client_who_may, job_factory, name):
+    client = client_who_may(*EVERYTHING, "view_attempt", "view_queue", "view_worker", "view_errorgroup")
+    now, worker = timezone.now(), make_worker()
+    ErrorGroup.objects.create(fingerprint="f" * 32, error_type="E", first_seen=now, last_seen=now)
+    for argument in ("short", "long" * 3000):
+        ended(job_factory(args=[argument], status=FAILED, fingerprint="f" * 32))
+        job_factory(args=[argument], status=STARTED, worker=worker)
+
+    page = client.get(reverse(name, args=LISTS[name])).text
+
+    assert "add(&#x27;short&#x27;)" in page
+    assert "add(…)" in page
+    assert "longlong" not in page
 
 
 @pytest.mark.parametrize("page", [JOBS, ROWS, ATTEMPTS])

@@ -358,6 +358,20 @@ def test_the_page_of_a_queue_shows_jobs_and_arguments_to_those_who_may_see_them(
     assert "4242" not in page
 
 
+def test_of_the_jobs_that_are_counted_by_their_task_no_arguments_are_read(client_who_may, job_factory):
+    client = client_who_may("view_queue", "view_job", "view_job_arguments")
+    jobs = [job_factory(args=[number]) for number in range(30)]
+
+    with CaptureQueriesContext(connection) as queries:
+        page = client.get(url("queue_region"))
+
+    assert page.context["looked_at"] == 30
+    assert "add(20)" in page.text
+    for sql in (query["sql"].replace("-", "") for query in queries if '"args"' in query["sql"]):
+        assert "short_args" in sql
+        assert 1 <= sum(job.pk.hex in sql for job in jobs) <= 10
+
+
 @pytest.mark.parametrize("page", ["queues", "queues_region", "queue", "queue_region"])
 def test_pages_of_queues_are_closed_to_staff_without_permission(client_who_may, page):
     client = client_who_may("view_job", "manage_queue")
