@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
+from django.db.models import OuterRef
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, reverse
@@ -22,7 +23,8 @@ from ..engines import all_engines
 from ..figures import Figures
 from ..models import Census, Dashboard, Job, Worker
 from ..models.workers import MOST_COUNTED, MOST_WORKERS
-from ..states import FAILED
+from ..searching import MOST_LOOKED_THROUGH, Search
+from ..searching.conditions import any_row
 from ..verdict import MOST_TOLD, Verdict, capped, percentage, quoted
 from ..visibility import visible
 from .base import LookOnly, call_text, error_text, page
@@ -30,6 +32,7 @@ from .charts import Point, sparkline, throughput
 from .live import partial
 from .permissions import holds
 from .scales import count_text, duration_text
+from .seeing import listed, may_see_values
 from .strip import Link, Strip, jobs_url, place, strip
 
 MOST_LISTED = 5
@@ -143,10 +146,10 @@ def _context(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     state = strip(request, site)
     shown = {
         "strip": state,
-        "is_empty": not visible(request.user, Job.objects.all()).exists(),
+        "is_empty": _is_empty(request),
         "has_workers": state.verdict is None or state.verdict.workers > 0,
         "enqueue_url": place("enqueue", request, site),
-        "failures": list(_failures(request, site)),
+        **_failures(request, site),
         "failures_url": jobs_url("status:failed", request, site),
     }
     return shown | _of_all(state, state.verdict, request, site) if state.verdict else shown
@@ -305,18 +308,36 @@ def _tasks(request: HttpRequest, site: AdminSite) -> Iterator[dict[str, Any]]:
             }
 
 
-def _failures(request: HttpRequest, site: AdminSite) -> Iterator[Failure]:
-    jobs = visible(request.user, Job.objects.all())
-    newest = searching.page(jobs, searching.parse(f"status:{FAILED}"), size=MOST_LISTED).jobs
-    may_see_call = request.user.has_perm("django_jobs.view_job_arguments")
-    for job in newest:
-        yield Failure(
-            call=call_text(job) if may_see_call else f"{job.task}(…)",
+def _is_empty(request: HttpRequest) -> bool:
+    """Whether this user has no job to see; not of who may have older ones, beyond what is looked through."""
+    newest = searching.page(visible(request.user, Job.objects.only("task")), Search(), size=1)
+    return not newest.jobs and newest.looked_until is None
+
+
+def _failures(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
+    """What failed last, and to when was looked for it where others may have failed before."""
+    failed = Job.objects.by_failure()
+    seen = visible(request.user, Job.objects.all())
+    looked_until = None
+    if seen.query.has_filters():
+        ends = failed.values_list("finished_at", flat=True)
+        looked_until = next(iter(ends[MOST_LOOKED_THROUGH : MOST_LOOKED_THROUGH + 1]), None)
+        failed = failed.filter(any_row(seen.filter(pk=OuterRef("pk"))))
+    if looked_until:
+        failed = failed.filter(finished_at__gt=looked_until)
+    columns = ("task", "observed_id", "queue", "error_type", "error_message", "finished_at")
+    newest = list(listed(failed.only(*columns), request.user)[:MOST_LISTED])
+    failures = [
+        Failure(
+            call=call_text(job) if may_see_values(request.user) else f"{job.task}(…)",
             url=reverse("admin:django_jobs_job_change", args=[job.pk], current_app=site.name),
             error=Truncator(error_text(job)).chars(120),
             queue=job.queue,
             at=job.finished_at,
         )
+        for job in newest
+    ]
+    return {"failures": failures, "looked_until": looked_until if len(newest) < MOST_LISTED else None}
 
 
 def _duration(seconds: float | None) -> str:

@@ -276,7 +276,8 @@ class ErrorGroupAdmin(JobsPage, LookOnly, admin.ModelAdmin):
         if may_see_jobs:
             search = Search().where("fingerprint", group.pk)
             newest = searching.page(listed(jobs, request.user), search, size=MOST_NEWEST).jobs
-            sample = _sample(group, newest[0] if newest else jobs.filter(pk__in=[group.sample]).first())
+            named = jobs.filter(pk__in=[group.sample]).only("pk").first()
+            sample = _sample(group, named or (newest[0] if newest else None))
         may_decide = may(request.user, "resolve_errorgroup")
         is_open = group.state == ErrorGroup.State.OPEN or _is_ignored_till_now(group)
         site, key = self.admin_site, group.pk

@@ -905,6 +905,14 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="job",
             index=models.Index(
+                condition=models.Q(("status", "failed")),
+                fields=["status", "finished_at"],
+                name="django_jobs_failed",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="job",
+            index=models.Index(
                 condition=models.Q(("finished_at__isnull", False)),
                 fields=["finished_at"],
                 name="django_jobs_ended",

@@ -192,6 +192,10 @@ class Job(models.Model):
             models.Index(
                 fields=["parent", "id"], condition=Q(parent__isnull=False), name="django_jobs_parent"
             ),
+            # What has failed last, whenever it was enqueued.
+            models.Index(
+                fields=["status", "finished_at"], condition=Q(status=FAILED), name="django_jobs_failed"
+            ),
             # What retention asks.
             models.Index(
                 fields=["finished_at"], condition=Q(finished_at__isnull=False), name="django_jobs_ended"

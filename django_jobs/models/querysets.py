@@ -66,6 +66,10 @@ class JobQuerySet(models.QuerySet["Job"]):
         """The queued ones, the first of which has waited longest."""
         return self.filter(status=literally(QUEUED)).order_by("queued_at")
 
+    def by_failure(self) -> Self:
+        """The failed ones, the last of which failed first."""
+        return self.filter(status=literally(FAILED)).order_by("-finished_at")
+
     def held_by(self, workers: Iterable[UUID]) -> Self:
         """Those that run on these workers, in the order of their start."""
         return self.filter(status=literally(STARTED), worker__in=[*workers]).order_by("started_at")

@@ -177,6 +177,37 @@ def test_failures_are_those_of_jobs_that_the_user_may_see(client_who_may, job_fa
     assert "Others" not in page
 
 
+def test_the_newest_failures_are_those_that_failed_last_whenever_they_were_enqueued(
+    client_who_may, job_factory
+):
+    client, now = client_who_may("view_job"), timezone.now()
+    for ago in range(7):
+        job_factory(status=FAILED, error_type=f"Ago{ago}", finished_at=now - ago * MINUTE)
+
+    failures = see(client, DASHBOARD).context["failures"]
+
+    assert [failure.error for failure in failures] == ["Ago0", "Ago1", "Ago2", "Ago3", "Ago4"]
+
+
+def test_where_only_the_newest_are_looked_through_nothing_older_is_said_not_to_be(
+    client_who_may, job_factory, settings, monkeypatch
+):
+    settings.DJANGO_JOBS = {**settings.DJANGO_JOBS, "VISIBLE_JOBS": f"{__name__}.only_own"}
+    client, now = client_who_may("view_job"), timezone.now()
+    job_factory(status=FAILED, error_type="Own", owner=User.objects.get(), finished_at=now - 9 * MINUTE)
+    for ago in (3, 2, 1):
+        job_factory(status=FAILED, error_type="Others", finished_at=now - ago * MINUTE)
+    assert "Own" in see(client, DASHBOARD).text
+
+    for module in ("django_jobs.searching.pages", "django_jobs.admin.dashboard"):
+        monkeypatch.setattr(f"{module}.MOST_LOOKED_THROUGH", 2)
+    page = see(client, DASHBOARD).text
+
+    assert "No job has been enqueued yet" not in page
+    assert "No job has failed." not in page
+    assert f"Searched back to {timezone.localtime(now - 3 * MINUTE):%Y-%m-%d %H:%M:%S}" in page
+
+
 @pytest.mark.parametrize("name", [REGION, STRIP])
 def test_a_region_is_not_sent_again_unchanged(client_who_may, job_factory, name):
     client = client_who_may("view_job")

@@ -183,6 +183,19 @@ def test_a_group_shows_its_newest_jobs_and_a_traceback_with_the_projects_frames_
     assert "&lt;b&gt;no such file" in page
 
 
+def test_the_traceback_is_that_of_the_job_that_failed_last_whenever_it_was_enqueued(
+    client_who_may, job_factory
+):
+    client = client_who_may("view_errorgroup", "view_job", "view_job_arguments")
+    mine = group()
+    failed_last, *_ = [failed_as(job_factory, mine) for _ in range(2)]
+    ErrorGroup.objects.update(sample=failed_last.pk)
+
+    page = client.get(reverse(ERROR, args=[mine.pk]))
+
+    assert page.context["sample"].job_id == failed_last.pk
+
+
 def test_tracebacks_and_arguments_are_for_those_who_may_see_arguments(client_who_may, job_factory):
     client = client_who_may("view_errorgroup", "view_job")
     mine = group()
