@@ -24,6 +24,7 @@ import django  # noqa: E402
 django.setup()
 
 from django.conf import settings  # noqa: E402
+from django.contrib.admin.utils import quote  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import connection  # noqa: E402
@@ -62,6 +63,7 @@ def pages() -> dict[str, str]:
     """The address of each page, by what it is."""
     failed = Job.objects.failed().first() or Job.objects.first()
     group = ErrorGroup.objects.first()
+    attempts = reverse("admin:django_jobs_attempt_changelist")
     jobs = reverse("admin:django_jobs_job_changelist")
     told = {
         "dashboard, an hour": reverse("admin:django_jobs_dashboard_changelist"),
@@ -76,9 +78,12 @@ def pages() -> dict[str, str]:
         "jobs, failed by argument": f"{jobs}?q=status:failed+args.file_id:42",
         "jobs, by error": f"{jobs}?q=error:Timeout",
         "a job": reverse("admin:django_jobs_job_change", args=[failed.pk]) if failed else "",
+        "attempts": attempts,
+        "attempts, of a job": f"{attempts}?job__id__exact={failed.pk}" if failed else "",
         "errors": reverse("admin:django_jobs_errorgroup_changelist"),
         "a group of errors": reverse("admin:django_jobs_errorgroup_change", args=[group.pk]) if group else "",
         "queues": reverse("admin:django_jobs_queues"),
+        "a queue": reverse("admin:django_jobs_queue", args=[quote(failed.queue)]) if failed else "",
         "workers": reverse("admin:django_jobs_workers"),
         "operations": reverse("admin:django_jobs_operation_changelist"),
         "enqueue": reverse("admin:django_jobs_enqueue"),

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
+from django.db.models import OuterRef, Prefetch, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.formats import number_format
@@ -15,6 +15,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..models import Attempt, Job
+from ..searching import MOST_LOOKED_THROUGH
+from ..searching.conditions import any_row
 from ..visibility import sees_all, visible
 from .base import (
     NOTHING,
@@ -28,31 +30,41 @@ from .base import (
     redacted_text,
 )
 from .permissions import holds
-from .seeing import marked_traceback, may_see_values, may_see_workers
+from .seeing import listed, marked_traceback, may_see_values, may_see_workers
 
 _OF_VALUES = {"short_call": "task_name", "traceback_text": None, "log_text": None}
 """What shows values of a job, and what is shown instead to who may not see them."""
 
-_LOOKUPS = {"outcome__exact", "job__id__exact"}
+_OF_JOB = "job__id__exact"
 
 
 class NewestFirst(ChangeList):
     """In no other order: ?o= sorts by columns that offer none as well, and may so sort millions of rows."""
 
+    has_more = False
+    """True if there are others, older ones, that are not looked through."""
+
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         return ["-pk"]
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        attempts = super().get_queryset(request, exclude_parameters).defer("traceback", "log")
+        if _OF_JOB in request.GET:  # They are few, and an index has them.
+            return attempts
+        newest = Attempt.objects.order_by("-pk").values_list("pk", flat=True)
+        for edge in newest[MOST_LOOKED_THROUGH : MOST_LOOKED_THROUGH + 1]:
+            self.has_more = True
+            attempts = attempts.filter(pk__gt=edge)
+        return attempts
 
 
 @admin.register(Attempt)
 class AttemptAdmin(JobsPage, LookOnly, admin.ModelAdmin):
     list_display = ("short_call", "number", "outcome", "worker_name", "since", "ran", "short_error")
-    list_filter = ("outcome",)
-    list_select_related = ("job",)
     list_per_page = 50
     ordering = ("-id",)
     sortable_by = ()
     paginator = CappedPaginator
-    show_facets = admin.ShowFacets.NEVER  # ?_facets would count all rows.
     show_full_result_count = False
     fields = readonly_fields = (
         *("job_link", "number", "outcome", "worker_name", "started", "finished", "ran", "error"),
@@ -64,10 +76,11 @@ class AttemptAdmin(JobsPage, LookOnly, admin.ModelAdmin):
     finished = moment("finished_at", _("finished at"))
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Attempt]:
-        attempts: QuerySet[Attempt] = super().get_queryset(request)
+        jobs = listed(Job.objects.only("task", "observed_id"), request.user)
+        attempts: QuerySet[Attempt] = super().get_queryset(request).prefetch_related(Prefetch("job", jobs))
         if sees_all(request.user):
             return attempts
-        return attempts.filter(job__in=visible(request.user, Job.objects.all()))
+        return attempts.filter(any_row(visible(request.user, Job.objects.all()).filter(pk=OuterRef("job"))))
 
     def has_view_permission(self, request: HttpRequest, obj: Attempt | None = None) -> bool:
         """They tell tasks and errors, which are the jobs'."""
@@ -84,7 +97,7 @@ class AttemptAdmin(JobsPage, LookOnly, admin.ModelAdmin):
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """No others: ?log__contains=… would tell what a log holds to who may not see it."""
-        return lookup in _LOOKUPS
+        return lookup == _OF_JOB
 
     @admin.display(description=_("call"))
     def short_call(self, attempt: Attempt) -> str:

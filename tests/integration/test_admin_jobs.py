@@ -184,6 +184,8 @@ def test_list_reads_no_big_columns_and_never_counts_skips_or_compares_all(
 
 LISTS = {
     JOBS: [],
+    ATTEMPTS: [],
+    "admin:django_jobs_dashboard_changelist": [],
     "admin:django_jobs_queue": ["file_5Fprocessing"],
     "admin:django_jobs_workers": [],
     "admin:django_jobs_errorgroup_change": ["f" * 32],
@@ -637,7 +639,7 @@ def test_attempts_are_listed_with_their_task(client_who_may, job_factory):
     page = client.get(reverse(ATTEMPTS)).text
 
     assert "add()" in page
-    assert "finished" in page
+    assert "Finished" in page
 
 
 def test_attempts_show_values_to_those_only_who_may_see_them(client_who_may, job_factory):
@@ -654,14 +656,48 @@ def test_attempts_show_values_to_those_only_who_may_see_them(client_who_may, job
     assert client.get(reverse(ATTEMPTS), {"log__contains": "confidential"}).status_code in (302, 400)
 
 
-def test_attempts_are_never_counted_by_their_outcomes(client_who_may, job_factory):
-    client = client_who_may("view_attempt", "view_job")
-    ended(job_factory(status=FINISHED))
+def test_the_list_of_attempts_reads_no_big_columns_of_them_or_of_their_jobs(client_who_may, job_factory):
+    client = client_who_may("view_attempt", "view_job", "view_job_arguments")
+    ended(job_factory(status=FAILED, args=[4242]), outcome=FAILED, error_type="NoStock")
 
     with CaptureQueriesContext(connection) as queries:
-        assert client.get(reverse(ATTEMPTS), {"_facets": "True"}).status_code == 200
+        page = client.get(reverse(ATTEMPTS)).text
 
-    assert not [query for query in queries.captured_queries if "FILTER" in query["sql"]]
+    sql = " ".join(query["sql"] for query in queries.captured_queries)
+    assert "add(4242)" in page
+    assert "NoStock" in page
+    for column in ("traceback", "log", "result", "meta"):
+        assert f'"{column}"' not in sql
+
+
+@pytest.mark.parametrize("is_theirs", [True, False])
+def test_the_list_of_attempts_looks_through_the_newest_and_says_so(
+    client_who_may, job_factory, only_own, monkeypatch, is_theirs
+):
+    monkeypatch.setattr("django_jobs.admin.attempts.MOST_LOOKED_THROUGH", 2)
+    client = client_who_may("view_attempt", "view_job")
+    owner = User.objects.get()
+    oldest, *_ = [job_factory(status=FINISHED, owner=owner if is_theirs else None) for _ in range(2)]
+    ended(oldest)
+    told = "Only the newest are listed here"
+    for of in (owner if is_theirs else None, None):
+        assert told not in client.get(reverse(ATTEMPTS)).text
+        ended(job_factory(status=FINISHED, owner=of))
+
+    newest, of_job = (client.get(reverse(ATTEMPTS), asked) for asked in ({}, {"job__id__exact": oldest.pk}))
+
+    assert told in newest.text
+    assert f"{int(is_theirs)} attempt" in newest.text
+    assert told not in of_job.text
+    assert f"{int(is_theirs)} attempt" in of_job.text
+
+
+def test_attempts_are_not_looked_for_by_their_outcomes_which_have_no_index(client_who_may):
+    client = client_who_may("view_attempt", "view_job")
+
+    answer = client.get(reverse(ATTEMPTS), {"outcome__exact": "lost"})
+
+    assert answer.status_code in (302, 400)
 
 
 @pytest.mark.parametrize("order", ["2", "-3", "4.2"])
