@@ -26,10 +26,11 @@ from .control import together
 from .control.steering import check_permission, part_of
 from .exceptions import JobsError, SearchError
 from .models import Job, Operation
+from .models.counting import CountOf, IdsOf, selected
 from .models.workers import MOST_COUNTED
 from .monitor import check_queue
 from .redaction import redact_text
-from .searching import Search, parse
+from .searching import Search, parse, strands
 from .values import kept_begin, short
 from .visibility import sees_all, visible
 
@@ -261,16 +262,30 @@ def _check_may_search(by: Any, search: Search) -> None:
         check_permission(by, "view_worker")
 
 
-def _matching(operation: Operation) -> QuerySet[Job]:
+def _meant(operation: Operation) -> Search:
     # Its times are in cursor and newest.
-    meant = replace(parse(operation.search), since=None, until=None)
-    return visible(operation.by, meant.apply(Job.objects.all()))
+    return replace(parse(operation.search), since=None, until=None)
+
+
+def _matching(operation: Operation) -> QuerySet[Job]:
+    return visible(operation.by, _meant(operation).apply(Job.objects.all()))
+
+
+def _strands(operation: Operation) -> list[QuerySet[Job]] | None:
+    """What matches and is not dealt with yet, where an index tells just that."""
+    if operation.newest is None:  # There was no job at its start.
+        return []
+    jobs = visible(operation.by, Job.objects.all())
+    return strands(jobs, _meant(operation), operation.cursor, operation.newest)
 
 
 def _count(jobs: QuerySet[Job], operation: Operation) -> int | None:
     """How many of these there are, up to one more than `MOST_COUNTED`; None if that takes long."""
     over_at = time.monotonic() + LONGEST_PASS_SECONDS
     counted = 0
+    if (ranges := _strands(operation)) is not None:
+        counts = selected({number: CountOf(each, MOST_COUNTED + 1) for number, each in enumerate(ranges)})
+        return min(sum(count or 0 for count in counts.values()), MOST_COUNTED + 1)
     for after, to in _stretches(operation):
         if time.monotonic() > over_at:
             return None
@@ -333,6 +348,10 @@ def _next_ids(operation: Operation, jobs: QuerySet[Job]) -> tuple[Sequence[UUID]
     over_at = time.monotonic() + LONGEST_LOOK_SECONDS
     ids: list[UUID] = []
     cursor = operation.newest
+    if (ranges := _strands(operation)) is not None:
+        parts = selected({number: IdsOf(each[:CHUNK]) for number, each in enumerate(ranges)})
+        ids = sorted(UUID(each) for part in parts.values() for each in part or ())[:CHUNK]
+        return ids, ids[-1] if len(ids) == CHUNK else cursor
     for after, to in _stretches(operation):
         found = jobs.filter(pk__gt=after, pk__lte=to).order_by("pk").values_list("pk", flat=True)
         ids += found[: CHUNK - len(ids)]

@@ -9,7 +9,7 @@ through, and the page tells to which moment; "older" goes on from there.
 
 from .conditions import WORD, Condition
 from .language import QUALIFIERS, Search, among_arguments, asked_for, parse, replaced, without_arguments
-from .pages import MOST_LISTED, MOST_LOOKED_THROUGH, Page, counts, moment_of, page
+from .pages import MOST_LISTED, MOST_LOOKED_THROUGH, Page, counts, moment_of, page, strands
 
 __all__ = [
     "MOST_LISTED",
@@ -26,5 +26,6 @@ __all__ = [
     "page",
     "parse",
     "replaced",
+    "strands",
     "without_arguments",
 ]

@@ -99,6 +99,19 @@ def page(
     return Page(listed, onward, None, looked_until)
 
 
+def strands(
+    jobs: QuerySet[Job], search: Search, after: UUID | None = None, to: UUID | None = None
+) -> list[QuerySet[Job]] | None:
+    """All of these jobs that are meant, oldest first in each of these querysets, which are ranges of one
+    index; None where no index answers the whole search."""
+    if any(each.qualifier == WORD for each in search.conditions):  # One job may be in several.
+        return None
+    lower, upper = search.span
+    lower, upper = max(lower, _beside(after, 1) if after else lower), min(upper, to or upper)
+    ways = (way for way in _ways(jobs, search, _owners(search, jobs.db)) if not way.rest)
+    return next((list(way.rows(jobs.db, lower, upper, newest_first=False)) for way in ways), None)
+
+
 def counts(jobs: QuerySet[Job], search: Search) -> dict[str, int] | None:
     """How many jobs in each state are meant, up to `MOST_COUNTED`; the states in the search do not matter.
 

@@ -304,6 +304,40 @@ def test_what_takes_a_look_at_each_job_goes_in_smaller_chunks(monkeypatch):
     assert (row.done, Job.objects.queued().values("requeued_from").distinct().count()) == (8, 8)
 
 
+@pytest.mark.parametrize(
+    "search",
+    [
+        "fingerprint:f1",
+        "status:failed fingerprint:f1",
+        "subject:file:1",
+        "queue:file_processing status:failed",
+    ],
+)
+def test_what_an_index_has_at_once_is_counted_and_done_without_a_look_at_all_others(monkeypatch, search):
+    few = {"status": FAILED, "fingerprint": "f1", "subject": "file:1"}
+    for _ in range(3):
+        make_many(5, queue="vectorization")
+        make_many(1, **few)
+    monkeypatch.setattr(operations, "LOOKED_THROUGH", 2)
+    monkeypatch.setattr(operations, "LONGEST_LOOK_SECONDS", -1)
+    monkeypatch.setattr(operations, "LONGEST_PASS_SECONDS", -1)
+    operation = operations.start("requeue", search)
+    make_many(1, **few)
+
+    operations.run_once()
+
+    operation = fresh(operation)
+    assert (operation.state, operation.matched, operation.done) == (State.DONE, 3, 3)
+    assert by_status() == {QUEUED: 18, FAILED: 1}
+
+
+def test_what_is_enqueued_after_the_start_of_an_operation_on_no_job_is_left_alone():
+    operation = operations.start("cancel", "status:queued")
+    make_many(1)
+
+    assert run(operation).done == 0
+
+
 def test_what_matches_nothing_is_done_at_once():
     make_many(3, status=FINISHED)
 

@@ -15,7 +15,7 @@ from uuid6 import uuid7
 from django_jobs.exceptions import SearchError
 from django_jobs.models import Attempt, Job, counting
 from django_jobs.models.tallies import tally
-from django_jobs.searching import Search, conditions, counts, moment_of, page, pages, parse
+from django_jobs.searching import Search, conditions, counts, moment_of, page, pages, parse, strands
 from django_jobs.states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
 from tests import tasks  # noqa: F401 - Its tasks are looked for.
 from tests.conftest import make_worker
@@ -24,9 +24,13 @@ pytestmark = pytest.mark.django_db
 
 
 def found(text, **asked):
-    """The jobs of the first page; they are those that the search means of all jobs."""
+    """The jobs of the first page; they are those that are meant of all jobs, once each in its strands."""
     jobs = page(Job.objects.all(), parse(text), **asked).jobs
-    assert set(jobs) == set(parse(text).apply(Job.objects.all()))
+    meant, ranges = parse(text).apply(Job.objects.all()), strands(Job.objects.all(), parse(text))
+    assert set(jobs) == set(meant)
+    assert ranges is None or sorted(job.pk for each in ranges for job in each) == sorted(
+        job.pk for job in meant
+    )
     return jobs
 
 
