@@ -186,6 +186,7 @@ def _job(owners: list[Any], vendor: str) -> dict[str, str]:
         "fingerprint": "CASE WHEN status = 'failed' THEN " + _KIND[vendor] + " ELSE '' END",
         "progress": "CASE WHEN status = 'finished' THEN 100 ELSE 0 END",
         "progress_message": "''",
+        "live_log": "''",
         "stage": "''",
         "stages": "'{}'",
         "stage_names": "'[]'",
