@@ -5,7 +5,7 @@ the others answer in our own words, for commands and pages.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from . import registry, servers, sql
 from .engines import BaseEngine, all_engines
 from .exceptions import UnknownQueue
 from .models import Attempt, Job, Queue, QueueEvent, Worker
-from .models.counting import bounded_counts, selected
+from .models.counting import CountOf, bounded_counts, selected
 from .models.tallies import totals
 from .redaction import redact_text
 from .states import CANCELED, DEFERRED, FAILED, FINISHED, QUEUED, SCHEDULED, STARTED, Status
@@ -53,6 +53,8 @@ class QueueFigures:
     failed: int
     canceled: int
     undelivered: int | None  # None while the server cannot be asked.
+    waiting_since: datetime | None
+    """When the job was queued that has waited longest."""
     workers: int
     """How many take from it; not those that were asked to take nothing more."""
     slots: int
@@ -198,16 +200,16 @@ def queues(names: Collection[str] | None = None) -> list[QueueFigures]:
             found.append((name, engine, "", None, told))
     if names is not None:
         found = [each for each in found if each[0] in names]
-    counts = _counts([name for name, *_ in found])
-    undelivered = bounded_counts(
-        {
-            (name, engine.name): Job.objects.filter(queue=name, engine=engine.name)
-            .undelivered(epoch)
-            .order_by()
-            for name, engine, _, epoch, _ in found
-            if epoch is not None
-        }
-    )
+    live = _live(name for name, *_ in found)
+    asked: dict[tuple[str, ...], Any] = {key: CountOf(jobs) for key, jobs in live.items()}
+    for name, engine, _, epoch, _ in found:
+        jobs = Job.objects.filter(queue=name)
+        asked["first", name] = Subquery(jobs.by_wait().values("queued_at")[:1])
+        if epoch is not None:
+            undelivered = jobs.filter(engine=engine.name).undelivered(epoch)
+            asked["undelivered", name, engine.name] = CountOf(undelivered.order_by())
+    answers = selected(asked)
+    counts = Counter({key: answers[key] or 0 for key in live}) + Counter(totals(*{name for name, _ in live}))
     paused = set(Queue.objects.filter(paused=True).values_list("name", flat=True))
     listening = sql.listening(router.db_for_write(Worker))
     return [
@@ -216,13 +218,14 @@ def queues(names: Collection[str] | None = None) -> list[QueueFigures]:
             engine=engine.name,
             server=server,
             paused=name in paused,
-            undelivered=undelivered.get((name, engine.name)),
+            undelivered=None if epoch is None else answers["undelivered", name, engine.name] or 0,
+            waiting_since=answers["first", name],
             workers=listening.get(name, (0, 0))[0],
             slots=listening.get(name, (0, 0))[1],
             error=error,
             **{status: counts[name, status] for status in Status.values},
         )
-        for name, engine, server, _, error in found
+        for name, engine, server, epoch, error in found
     ]
 
 
@@ -250,13 +253,6 @@ def workers() -> list[WorkerFigures]:
         )
         for row in rows
     ]
-
-
-def oldest_waiting(queues: Iterable[str]) -> dict[str, datetime]:
-    """When the job was queued that has waited longest, for each of these queues on which any waits."""
-    waiting = {name: Job.objects.on_queue(name).by_wait().values("queued_at") for name in queues}
-    firsts = selected({name: Subquery(rows[:1]) for name, rows in waiting.items()})
-    return {name: at for name, at in firsts.items() if at}
 
 
 def pauses(queues: Collection[str]) -> dict[str, QueueEvent]:
@@ -377,10 +373,8 @@ def _declared_names() -> list[str]:
 
 def _undeclared_queues(engine: BaseEngine) -> list[str]:
     """Those of which the job that has waited longest is of this engine."""
-    names = sql.waiting_since(router.db_for_write(Job), MOST_QUEUES).keys() - engine.queue_names()
-    firsts = {name: Job.objects.on_queue(name).by_wait().values("engine")[:1] for name in names}
-    engines = selected({name: Subquery(rows) for name, rows in firsts.items()})
-    return sorted(name for name in names if engines[name] == engine.name)
+    declared, waiting = engine.queue_names(), sql.waiting_engines(router.db_for_write(Job), MOST_QUEUES)
+    return sorted(name for name, of in waiting.items() if of == engine.name and name not in declared)
 
 
 def _stats(names: Iterable[str]) -> list[dict[str, Any]]:
@@ -394,9 +388,13 @@ def _stats(names: Iterable[str]) -> list[dict[str, Any]]:
 def _counts(names: Iterable[str]) -> Counter[tuple[str, str]]:
     """The number of jobs in each (queue, status)."""
     names = list(names)
-    live: Mapping[tuple[str, str], QuerySet[Job]] = {
+    return Counter(bounded_counts(_live(names))) + Counter(totals(*names))
+
+
+def _live(names: Iterable[str]) -> dict[tuple[str, str], QuerySet[Job]]:
+    """The jobs in each (queue, status) that have not ended."""
+    return {
         (name, status.value): Job.objects.filter(queue=name, status=status).order_by()
         for name in names
         for status in _COUNTED
     }
-    return Counter(bounded_counts(live)) + Counter(totals(*names))

@@ -38,7 +38,7 @@ WITH RECURSIVE waiting(queue) AS (
             ORDER BY {job}.queue LIMIT 1)
     FROM waiting WHERE waiting.queue IS NOT NULL
 )
-SELECT queue, (SELECT {job}.queued_at FROM {job}
+SELECT queue, (SELECT {job}.{column} FROM {job}
                WHERE {job}.status = '{queued}' AND {job}.queue = waiting.queue AND {job}.queued_at IS NOT NULL
                ORDER BY {job}.queued_at LIMIT 1)
 FROM waiting WHERE queue IS NOT NULL LIMIT {most}
@@ -133,10 +133,12 @@ def now(alias: str) -> datetime:
 
 def waiting_since(alias: str, most: int) -> dict[str, datetime | None]:
     """The queues where jobs are queued, `most` of them, each with the time since when its first one is."""
-    table = connections[alias].ops.quote_name(Job._meta.db_table)
-    with connections[alias].cursor() as cursor:
-        cursor.execute(_WAITING.format(job=table, queued=QUEUED.value, most=most))
-        return {queue: _moment(told) if told else None for queue, told in cursor.fetchall()}
+    return {queue: _moment(told) if told else None for queue, told in _waiting("queued_at", alias, most)}
+
+
+def waiting_engines(alias: str, most: int) -> dict[str, str]:
+    """The same queues, each with the engine of its first job."""
+    return dict(_waiting("engine", alias, most))
 
 
 def tasks(alias: str, most: int) -> list[str]:
@@ -180,6 +182,13 @@ def claiming(
     ids = [database_uuid(job_id, alias) for job_id, _ in wanted]
     names = [database_uuid(each, alias) for each in (worker_id, claim_id)]
     return statement, [*names, *ids, *_flat(wanted, alias)]
+
+
+def _waiting(column: str, alias: str, most: int) -> list[tuple[str, Any]]:
+    table = connections[alias].ops.quote_name(Job._meta.db_table)
+    with connections[alias].cursor() as cursor:
+        cursor.execute(_WAITING.format(column=column, job=table, queued=QUEUED.value, most=most))
+        return list(cursor.fetchall())
 
 
 def _moment(told: Any) -> datetime:

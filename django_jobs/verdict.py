@@ -195,6 +195,7 @@ def _look() -> _Found:
             "scheduled": Exists(Job.objects.scheduled()),
             "works": Exists(Job.objects.started().filter(worker__in=[worker.pk for worker in alive])),
             "ended": Exists(Job.objects.filter(finished_at__gte=Now() - PATIENCE)),
+            "maintained": Exists(figures.maintainers()),
             "uncounted": Exists(figures.uncounted()),
             **{("on", name): CountOf(_waiting_on(name), MOST_TOLD) for name in held},
             **{("undelivered", *key): CountOf(jobs, MOST_TOLD) for key, jobs in undelivered_on.items()},
@@ -202,6 +203,7 @@ def _look() -> _Found:
         }
     )
     now = counted["now"] or timezone.now()  # Without any job, nothing is said of times.
+    has_maintainer = counted["maintained"] if counted["now"] else figures.maintainers().exists()
     undelivered: Counter[str] = Counter()
     undelivered_since: list[datetime] = []
     for name, side in undelivered_on:
@@ -226,7 +228,7 @@ def _look() -> _Found:
         undelivered=undelivered,
         undelivered_since=min(undelivered_since, default=None),
         moves=bool(counted["works"] or counted["ended"]),
-        lacks_maintainer=has_work and not figures.maintainers().exists(),
+        lacks_maintainer=has_work and not has_maintainer,
         lacks_figures=bool(counted["uncounted"]),
         servers=asked,
         paused=paused,

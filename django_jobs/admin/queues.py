@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
 
@@ -212,9 +212,8 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     names = [queue.name for queue in queues]
     now = timezone.now()
     hour = figures.series_by_queue("minute", now - SPAN, now, names)
-    oldest, pauses = monitor.oldest_waiting(names), monitor.pauses(names)
-    is_counted = not figures.uncounted().exists()
-    rows = [_row(request, site, queue, hour[queue.name], oldest, pauses, is_counted) for queue in queues]
+    pauses, is_counted = monitor.pauses(names), not figures.uncounted().exists()
+    rows = [_row(request, site, queue, hour[queue.name], pauses, is_counted) for queue in queues]
     return {
         "rows": rows,
         "lacks": list(dict.fromkeys(row.lack for row in rows if row.lack)),
@@ -226,21 +225,23 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 
 def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
     """The context of `_queue.html`."""
-    name = _known(name)
     queue = _figures(name)
+    if queue is None:
+        _known(name)
     now = timezone.now()
     hour = figures.series("minute", now - SPAN, now, queue=name)
-    oldest, pauses = monitor.oldest_waiting([name]), monitor.pauses([name])
-    is_counted = not figures.uncounted().exists()
+    pauses, is_counted = monitor.pauses([name]), not figures.uncounted().exists()
     newest: list[Job] = []
     tasks: list[str] = []
     if request.user.has_perm("django_jobs.view_job"):
         jobs, search = visible(request.user, Job.objects.all()), Search().where("queue", name)
-        newest = searching.page(listed(jobs, request.user), search, size=MOST_NEWEST).jobs
-        tasks = [job.task for job in searching.page(jobs.only("task"), search, size=MOST_LISTED).jobs]
+        found = searching.page(jobs.only("task"), search, size=MOST_LISTED).jobs
+        tasks = [job.task for job in found]
+        jobs = listed(jobs.defer("result", "traceback", "meta", "live_log"), request.user)
+        newest = list(jobs.filter(pk__in=[job.pk for job in found[:MOST_NEWEST]]).order_by("-pk"))
     return {
         "name": name,
-        "row": _row(request, site, queue, hour, oldest, pauses, is_counted) if queue else None,
+        "row": _row(request, site, queue, hour, pauses, is_counted) if queue else None,
         "throughput": throughput(_points(hour), bucket=timedelta(minutes=1), now=now),
         "waits": _histogram(
             [sum(counts) for counts in zip_longest(*(each.waits for each in hour), fillvalue=0)]
@@ -280,12 +281,11 @@ def _row(
     site: AdminSite,
     queue: QueueFigures,
     hour: Sequence[Figures],
-    oldest: Mapping[str, datetime],
     pauses: Mapping[str, QueueEvent],
     is_counted: bool,
 ) -> QueueRow:
     drain, drain_note = _drain(queue, hour, is_counted)
-    since, pause = oldest.get(queue.name), pauses.get(queue.name)
+    pause = pauses.get(queue.name)
     lack = lack_of(queue.engine, "plain_jobs")
     ended = number_format(sum(each.ended for each in hour), force_grouping=True)
     told = gettext("{queue}: attempts that ended, a minute each in the last hour").format(queue=queue.name)
@@ -301,7 +301,7 @@ def _row(
         running=capped(queue.started),
         undelivered="" if queue.undelivered is None else capped(queue.undelivered),
         lack=lack.reason if lack else "",
-        oldest=passing(since) if since else "",
+        oldest=passing(queue.waiting_since) if queue.waiting_since else "",
         drain=drain,
         drain_note=drain_note,
         ended=ended if is_counted else gettext("not known"),
