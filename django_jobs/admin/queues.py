@@ -1,4 +1,4 @@
-"""Queues: what waits on them, how long that takes, who takes from them, and what can be done about it."""
+"""Queues: what waits on them, how long that takes, and who takes from them. See `queue_actions`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,35 +7,32 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import Any
 
-from django import forms
 from django.contrib.admin import AdminSite
 from django.contrib.admin.utils import quote, unquote
 from django.core.paginator import Paginator
-from django.http import Http404, HttpRequest, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .. import control, figures, monitor, operations, searching
-from ..engines import get_engine, lack_of
+from .. import figures, monitor, searching
+from ..engines import lack_of
 from ..exceptions import UnknownQueue
 from ..figures import Figures
-from ..models import Job, Operation, QueueEvent
-from ..models.counting import bounded_count
+from ..models import Job, QueueEvent
 from ..models.figures import BOUNDS
 from ..models.workers import MOST_COUNTED
 from ..monitor import QueueFigures
-from ..options import Options
 from ..searching import MOST_LISTED, Search
 from ..verdict import capped
 from ..visibility import visible
 from . import strip
 from .badges import badge, passing, standing
 from .base import page
-from .buttons import check, check_action, confirm, done, may, url
+from .buttons import check, may, url
 from .charts import Point, sparkline, throughput
 from .live import partial
 from .scales import duration_text
@@ -43,8 +40,6 @@ from .seeing import listed, short_call
 
 PAGE = 50
 SPAN = timedelta(hours=1)
-MOST_EMPTIED = 500
-"""More jobs than these are not canceled while a request waits, but in the background."""
 MOST_NEWEST = 10
 
 EVENTS: dict[str, Any] = {
@@ -106,105 +101,6 @@ def queue_region(request: HttpRequest, site: AdminSite, name: str) -> HttpRespon
     return partial(request, "admin/django_jobs/_queue.html", _told(request, site, unquote(name)))
 
 
-def pause_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
-    check_action(request, "view_queue", "manage_queue")
-    if request.method != "POST":
-        return HttpResponseNotAllowed(["POST"])
-    name = _known(unquote(name))
-
-    def pause() -> str:
-        if control.pause(name, by=request.user):
-            told = gettext(
-                "The queue {queue} is paused: what runs finishes, and nothing starts until it is resumed."
-            )
-        else:
-            told = gettext("The queue {queue} was paused already.")
-        return told.format(queue=name)
-
-    done(request, pause)
-    return HttpResponseRedirect(_back(request, site, name))
-
-
-def resume_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
-    check_action(request, "view_queue", "manage_queue")
-    if request.method != "POST":
-        return HttpResponseNotAllowed(["POST"])
-    name = _known(unquote(name))
-
-    def resume() -> str:
-        if control.resume(name, by=request.user):
-            return gettext("The queue {queue} is resumed.").format(queue=name)
-        return gettext("The queue {queue} was not paused.").format(queue=name)
-
-    done(request, resume)
-    return HttpResponseRedirect(_back(request, site, name))
-
-
-def empty_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
-    check_action(request, "view_queue", "manage_queue")
-    name = _known(unquote(name))
-    back = url(site, "queue", quote(name))
-    count = bounded_count(visible(request.user, Job.objects.queued().ours().on_queue(name)))
-    if request.method != "POST":
-        said = ngettext(
-            "{count} queued job of {queue} will be canceled. It can be requeued.",
-            "{count} queued jobs of {queue} will be canceled. They can be requeued.",
-            count,
-        )
-        lines = [said.format(count=capped(count), queue=name)]
-        lines.append(gettext("What runs goes on, and what is scheduled stays."))
-        question = gettext("Empty the queue {queue}?").format(queue=name)
-        button = gettext("Empty it")
-        trail = _trail(site, name)
-        return confirm(request, site, question=question, lines=lines, button=button, back=back, trail=trail)
-    if count > MOST_EMPTIED:
-        return _started(request, site, name, Operation.Verb.CANCEL, _search(name, status="queued"))
-
-    def empty() -> str:
-        canceled = control.empty(name, by=request.user)
-        told = ngettext("{count} job was canceled.", "{count} jobs were canceled.", canceled)
-        return told.format(count=canceled)
-
-    done(request, empty)
-    return HttpResponseRedirect(back)
-
-
-def move_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseBase:
-    check_action(request, "view_queue", "bulk_job", "move_job")
-    name = _known(unquote(name))
-    back = url(site, "queue", quote(name))
-    queue = _figures(name)
-    form = MoveForm(name, queue.engine if queue else Options.engine, request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        chosen = form.cleaned_data["queue"]
-        return _started(request, site, name, Operation.Verb.MOVE, _waiting(name), queue=chosen)
-    count = queue.queued + queue.scheduled + queue.deferred if queue else 0
-    told = ngettext(
-        "{count} waiting job of {queue} will wait on the other queue.",
-        "{count} waiting jobs of {queue} will wait on the other queue.",
-        count,
-    )
-    lines = [told.format(count=capped(count), queue=name)]
-    lines.append(gettext("This goes on in the background, and can be aborted. What runs goes on here."))
-    question = gettext("Move the waiting jobs of {queue}?").format(queue=name)
-    button = gettext("Move them")
-    trail = _trail(site, name)
-    return confirm(
-        *(request, site), question=question, lines=lines, button=button, back=back, trail=trail, form=form
-    )
-
-
-class MoveForm(forms.Form):
-    """Which other queue of the same engine."""
-
-    queue = forms.ChoiceField(label=_("To the queue"))
-
-    def __init__(self, name: str, engine: str, data: Any = None) -> None:
-        super().__init__(data)
-        others = [each for each in get_engine(engine).queue_names() if each != name]
-        self.fields["queue"].choices = [(each, each) for each in others]  # type: ignore[attr-defined] # It has them.
-
-
 def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
     """The context of `_queues.html`."""
     shown = Paginator(monitor.queue_names(), PAGE).get_page(request.GET.get("page"))
@@ -225,9 +121,9 @@ def _listed(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
 
 def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
     """The context of `_queue.html`."""
-    queue = _figures(name)
+    queue = queue_figures(name)
     if queue is None:
-        _known(name)
+        known_name(name)
     now = timezone.now()
     hour = figures.series("minute", now - SPAN, now, queue=name)
     pauses, is_counted = monitor.pauses([name]), not figures.uncounted().exists()
@@ -250,7 +146,7 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
         "looked_at": len(tasks),
         "may_see_jobs": request.user.has_perm("django_jobs.view_job"),
         "jobs": [_job(request, site, job) for job in newest],
-        "jobs_url": strip.jobs_url(_search(name), request, site),
+        "jobs_url": strip.jobs_url(queue_search(name), request, site),
         "events": [
             {"what": EVENTS.get(event.kind, event.kind), "at": passing(event.at), "event": event}
             for event in monitor.queue_events(name)
@@ -263,12 +159,13 @@ def _told(request: HttpRequest, site: AdminSite, name: str) -> dict[str, Any]:
     }
 
 
-def _figures(name: str) -> QueueFigures | None:
+def queue_figures(name: str) -> QueueFigures | None:
     """None for a queue that has only ended jobs and is not declared."""
     return next(iter(monitor.queues([name])), None)
 
 
-def _known(name: str) -> str:
+def known_name(name: str) -> str:
+    """The name; raises `Http404` where no queue has it."""
     try:
         monitor.check_queue(name)
     except UnknownQueue as problem:
@@ -306,7 +203,7 @@ def _row(
         drain_note=drain_note,
         ended=ended if is_counted else gettext("not known"),
         spark=sparkline([each.ended for each in hour[:-1]], told),  # The present minute has just begun.
-        jobs_url=strip.jobs_url(_search(queue.name, status="queued"), request, site),
+        jobs_url=strip.jobs_url(queue_search(queue.name, status="queued"), request, site),
         pause_url=url(site, "queue_pause", quote(queue.name)),
         resume_url=url(site, "queue_resume", quote(queue.name)),
     )
@@ -393,40 +290,5 @@ def _job(request: HttpRequest, site: AdminSite, job: Job) -> dict[str, Any]:
     }
 
 
-def _search(name: str, **qualifiers: str) -> str:
+def queue_search(name: str, **qualifiers: str) -> str:
     return searching.replaced("", {"queue": name, **qualifiers})
-
-
-def _waiting(name: str) -> str:
-    """Those that have not begun: queued, scheduled and deferred ones."""
-    begun = ("started", "finished", "failed", "canceled")
-    return " ".join([_search(name), *(f"-status:{status}" for status in begun)])
-
-
-def _started(
-    request: HttpRequest, site: AdminSite, name: str, verb: Operation.Verb, search: str, **options: Any
-) -> HttpResponseBase:
-    """The page of a new operation on this queue, or that of the queue if it is refused."""
-    begun: list[Operation] = []
-
-    def start() -> str:
-        begun.append(operations.start(verb, search, by=request.user, **options))
-        return gettext("It goes on in the background; here you see how far it is.")
-
-    if not done(request, start):
-        return HttpResponseRedirect(url(site, "queue", quote(name)))
-    if verb == Operation.Verb.CANCEL:
-        told = f"Its queued jobs are canceled by operation {begun[0].pk}."
-        QueueEvent.objects.create(queue=name, kind=QueueEvent.Kind.EMPTIED, by=request.user, message=told)
-    return HttpResponseRedirect(url(site, "operation_change", begun[0].pk))
-
-
-def _trail(site: AdminSite, name: str) -> list[tuple[Any, str]]:
-    return [(gettext("Queues"), url(site, "queues")), (name, url(site, "queue", quote(name)))]
-
-
-def _back(request: HttpRequest, site: AdminSite, name: str) -> str:
-    """Where the button was."""
-    if request.POST.get("from") == "queue":
-        return url(site, "queue", quote(name))
-    return url(site, "queues")

@@ -7,7 +7,7 @@ from django.contrib.admin import AdminSite
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 
-from . import enqueue, queues, strip, workers
+from . import enqueue, queue_actions, queues, strip, workers
 
 
 def extra_urls(site: AdminSite) -> list[URLPattern]:
@@ -25,10 +25,12 @@ def extra_urls(site: AdminSite) -> list[URLPattern]:
         path("queues/region/", region(queues.queues_region), name="django_jobs_queues_region"),
         path("queues/of/<str:name>/", page(queues.queue_view), name="django_jobs_queue"),
         path("queues/of/<str:name>/region/", region(queues.queue_region), name="django_jobs_queue_region"),
-        path("queues/of/<str:name>/pause/", page(queues.pause_view), name="django_jobs_queue_pause"),
-        path("queues/of/<str:name>/resume/", page(queues.resume_view), name="django_jobs_queue_resume"),
-        path("queues/of/<str:name>/empty/", page(queues.empty_view), name="django_jobs_queue_empty"),
-        path("queues/of/<str:name>/move/", page(queues.move_view), name="django_jobs_queue_move"),
+        path("queues/of/<str:name>/pause/", page(queue_actions.pause_view), name="django_jobs_queue_pause"),
+        path(
+            "queues/of/<str:name>/resume/", page(queue_actions.resume_view), name="django_jobs_queue_resume"
+        ),
+        path("queues/of/<str:name>/empty/", page(queue_actions.empty_view), name="django_jobs_queue_empty"),
+        path("queues/of/<str:name>/move/", page(queue_actions.move_view), name="django_jobs_queue_move"),
         path("workers/", page(workers.workers_view), name="django_jobs_workers"),
         path("workers/region/", region(workers.workers_region), name="django_jobs_workers_region"),
         path("workers/<uuid:worker_id>/quiet/", page(workers.quiet_view), name="django_jobs_worker_quiet"),

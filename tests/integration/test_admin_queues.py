@@ -211,7 +211,7 @@ def test_emptying_a_queue_states_the_number_first(client_who_may, job_factory):
 
 
 def test_emptying_a_queue_of_many_goes_on_in_the_background(client_who_may, job_factory, monkeypatch):
-    monkeypatch.setattr("django_jobs.admin.queues.MOST_EMPTIED", 2)
+    monkeypatch.setattr("django_jobs.admin.queue_actions.MOST_EMPTIED", 2)
     client = client_who_may("view_queue", "manage_queue", "bulk_job", "cancel_job")
     jobs = [job_factory() for _ in range(3)]
 
@@ -226,7 +226,7 @@ def test_emptying_a_queue_of_many_goes_on_in_the_background(client_who_may, job_
 
 
 def test_emptying_a_queue_of_many_takes_the_permission_for_many(client_who_may, job_factory, monkeypatch):
-    monkeypatch.setattr("django_jobs.admin.queues.MOST_EMPTIED", 2)
+    monkeypatch.setattr("django_jobs.admin.queue_actions.MOST_EMPTIED", 2)
     client = client_who_may("view_queue", "manage_queue")
     for _ in range(3):
         job_factory()
