@@ -135,7 +135,7 @@ class ShowsJob(ActsOnJobs):
             **self._past(request, job),
             "arguments": _shown_arguments(job) if values else [],
             "meta": Shown("meta", pretty_json(masked("meta", job.meta))) if values and job.meta else None,
-            "code": job_code(job) if values and not job.observed_id else "",
+            "code": cut(job_code(job)) if values and not job.observed_id else "",
             "related": list(self._related(request, job)),
             "columns": list(_columns(job, values)),
             "act_url": self.own_url("act"),

@@ -124,7 +124,7 @@ def masked(name: str, value: Any) -> Any:
 
 
 def cut(text: str) -> str:
-    """The begin of a text; of a long one it says so."""
+    """The beginning of a text; of a long one it says so."""
     if len(text) <= MOST_SHOWN:
         return text
     shown, count = (number_format(number, force_grouping=True) for number in (MOST_SHOWN, len(text)))
