@@ -56,7 +56,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_begin(text: str, most: int) -> str:
-    """The begin of a text with its secrets masked: at most `most` characters, and one more if it goes on.
+    """The beginning of a text with its secrets masked: at most `most` characters, and one more if it goes on.
 
     What is looked through does not grow with the rest of the text. A secret at the cut is masked as well, if
     what shows that it is one stands within the 10,000 characters behind.

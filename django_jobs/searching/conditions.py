@@ -23,7 +23,7 @@ from ..states import FAILED
 from ..values import json_error, short
 
 WORD = ""
-"""The qualifier of a word that has none: an id or the begin of one, a subject, a task."""
+"""The qualifier of a word that has none: an id or the beginning of one, a subject, a task."""
 
 DEEPEST_ARGUMENT = 10
 MOST_TASKS = 1_000
@@ -50,7 +50,7 @@ class Condition:
 
 
 def id_span(value: str) -> tuple[UUID, UUID] | None:
-    """The ids that begin so; None for what is neither an id nor the begin of one."""
+    """The ids that begin so; None for what is neither an id nor the beginning of one."""
     digits = value.lower().replace("-", "")
     if not _ID.fullmatch(digits):
         return None

@@ -150,7 +150,7 @@ def counts(jobs: QuerySet[Job], search: Search) -> dict[str, int] | None:
 
 
 def moment_of(job_id: UUID) -> datetime:
-    """When the job of this id was enqueued: the begin of the id."""
+    """When the job of this id was enqueued: the beginning of the id."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=job_id.int >> 80)
 
 
