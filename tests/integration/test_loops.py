@@ -9,7 +9,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection, connections, transaction
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
-from django_jobs import current_job, executor, loops, progress
+from django_jobs import current, current_job, loops, progress
 from django_jobs.models import Queue
 from django_jobs.reporter import Reporter
 
@@ -107,12 +107,8 @@ def test_a_time_limit_ends_a_coroutine_whose_last_words_reach_the_database():
 @contextmanager
 def running(job):
     reporter = Reporter(job)
-    token = executor._current_job.set(job)
-    try:
-        with reporter.recording():
-            yield reporter
-    finally:
-        executor._current_job.reset(token)
+    with current.running(job), reporter.recording():
+        yield reporter
 
 
 @pytest.mark.django_db(transaction=True)
