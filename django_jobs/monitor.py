@@ -176,7 +176,11 @@ def get_queue_jobs(name: str, status: str | None = None, limit: int = 10) -> lis
     for one in [status] if status else Status.values:  # Each is the end of an index, all together are not.
         ids += Job.objects.filter(queue=name, status=one).order_by("-id").values_list("pk", flat=True)[:limit]
     newest = sorted(ids, reverse=True)[:limit]
-    jobs = Job.objects.filter(pk__in=newest).select_related("worker").defer("result", "meta", "stages")
+    jobs = (
+        Job.objects.filter(pk__in=newest)
+        .select_related("worker")
+        .defer("result", "meta", "stages", "live_log")
+    )
     ran = Attempt.objects.filter(job__in=newest, number=F("job__attempt"))
     ran_by = dict(ran.order_by().values_list("job_id", "worker_name"))
     return [_told(job, ran_by.get(job.pk)) for job in jobs.order_by("-id")]

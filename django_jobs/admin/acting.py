@@ -178,7 +178,7 @@ class ActsOnJobs:
         )
 
     def _told_of_some(self, request: HttpRequest, asked: Asked, jobs: QuerySet[Job]) -> dict[str, Any]:
-        listed = list(jobs.defer("result", "traceback", "meta").order_by("-pk"))
+        listed = list(jobs.defer("result", "traceback", "meta", "live_log").order_by("-pk"))
         possible = [job for job in listed if asked.verb.is_possible(job) or _is_stopped_too(asked.verb, job)]
         return {
             "question": asked.verb.question % {"count": len(listed)},
