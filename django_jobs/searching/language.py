@@ -145,14 +145,19 @@ def without_arguments(text: str) -> str:
 
 
 def among_arguments(text: str) -> str:
-    """This search with its last bare word looked for in the arguments, without the others; or nothing."""
+    """This search with its last bare word looked for in the arguments, without the others; or with what it
+    looks for in the argument of a name looked for in the first one; or nothing."""
     conditions = list(_conditions(text))
     words = [each for each in conditions if each.qualifier == WORD and not each.negated]
-    if not words:
-        return ""
-    name, colon, value = words[-1].value.partition(":")
-    is_named = colon and value and re.fullmatch(r"[A-Za-z_]\w*", name)
-    meant = Condition(f"args.{name}", value) if is_named else Condition("args.0", words[-1].value)
+    if words:
+        name, colon, value = words[-1].value.partition(":")
+        is_named = colon and value and re.fullmatch(r"[A-Za-z_]\w*", name)
+        meant = Condition(f"args.{name}", value) if is_named else Condition("args.0", words[-1].value)
+    else:
+        words = [each for each in conditions if re.fullmatch(r"args\.[A-Za-z_]\w*", each.qualifier)][-1:]
+        if not words or words[0].negated:
+            return ""
+        meant = replace(words[0], qualifier="args.0")
     return " ".join(map(_written, [*(each for each in conditions if each not in words), meant]))
 
 
