@@ -714,15 +714,13 @@ def test_attempts_are_sorted_by_no_column(client_who_may, job_factory, order):
 
 def test_attempts_of_the_jobs_of_others_are_not_there(client_who_may, job_factory, only_own):
     client = client_who_may("view_attempt", "view_job")
-    attempt = ended(job_factory(status=FINISHED))
+    attempt = ended(job_factory(status=FINISHED), worker_name="the worker of others")
 
     assert "0 attempts" in client.get(reverse(ATTEMPTS)).text
     page = client.get(reverse("admin:django_jobs_attempt_change", args=[attempt.pk]), follow=True)
-    assert "w1" not in page.text
+    assert "the worker of others" not in page.text
 
 
 def ended(job: Job, **values) -> Attempt:
-    values = {"outcome": Attempt.Outcome.FINISHED, **values}
-    return job.attempts.create(
-        number=1, claim_id=job.pk, worker_name="w1", started_at=job.created_at, **values
-    )
+    values = {"outcome": Attempt.Outcome.FINISHED, "worker_name": "w1", **values}
+    return job.attempts.create(number=1, claim_id=job.pk, started_at=job.created_at, **values)
