@@ -320,7 +320,7 @@ def test_no_entry_of_a_worker_comes_about_by_ends(hand, push, valkey):
 def test_more_than_one_command_takes_are_taken_and_have_ended_all_the_same(
     hand, push, queues, valkey, monkeypatch
 ):
-    monkeypatch.setattr(taking, "MOST_KEPT_AFTER_RUN", 10)
+    monkeypatch.setattr(taking, "MOST_FINISHED_KEPT", 10)
     first = push(2 * scripts.MOST_AT_ONCE + 1)
     plain = queues[0].enqueue(tasks.record, "path", "line").id
     pushed = [*first, plain, *push(3)]
@@ -339,7 +339,7 @@ def test_more_than_one_command_takes_are_taken_and_have_ended_all_the_same(
 
 @pytest.mark.parametrize("status", [taking.FINISHED, taking.FAILED])
 def test_what_is_kept_of_what_has_run_is_bounded(hand, push, valkey, monkeypatch, status):
-    monkeypatch.setattr(taking, "MOST_KEPT_AFTER_RUN", 10)
+    monkeypatch.setattr(taking, f"MOST_{status.upper()}_KEPT", 10)
     pushed = push(60)
     for _ in range(6):
         exchange(hand, [End(each, status) for each in exchange(hand, room=10)], room=0)
@@ -355,7 +355,7 @@ def test_what_is_kept_of_what_has_run_is_bounded(hand, push, valkey, monkeypatch
 def test_what_is_kept_is_bounded_though_plain_jobs_stand_before_it_and_these_stay(
     hand, push, valkey, monkeypatch
 ):
-    monkeypatch.setattr(taking, "MOST_KEPT_AFTER_RUN", 10)
+    monkeypatch.setattr(taking, "MOST_FINISHED_KEPT", 10)
     soon = {f"plain-{number}": time.time() + 5 for number in range(6)}
     valkey.zadd("rq:finished:file_processing", soon)
     push(40)

@@ -173,17 +173,19 @@ return taken
 FINISH = f"""
 -- KEYS[1]  the worker's hash   KEYS[2]  the set of what it runs
 -- ARGV: the prefix of all keys; what time it is, for people and in seconds; for how many seconds to keep what
--- has run; how many of each queue to keep at most; the worker's name; its state from now on; for how many
--- seconds it worked; then of each: its queue; its id; its execution; 'finished', 'failed', 'stopped', or ''
--- for what has not run and leaves nothing; why it failed, packed as RQ has it
+-- has run; how many of each queue to keep at most that finished, and that failed; the worker's name; its
+-- state from now on; for how many seconds it worked; then of each: its queue; its id; its execution;
+-- 'finished', 'failed', 'stopped', or '' for what has not run and leaves nothing; why it failed, packed as RQ
+-- has it
 -- Notes the ends of deliveries as RQ does.
 {_IS_DELIVERY}
-local prefix, time, seconds, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[6]
-local kept, most = tonumber(ARGV[4]), tonumber(ARGV[5])
+local prefix, time, seconds, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
+local kept, most_finished, most_failed = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local types = {{finished = 1, failed = 2, stopped = 3}}
 local counts = {{finished = 0, failed = 0, stopped = 0}}
--- What is told of many at once: keys to delete, executions, {{registry: what leaves it}} and what enters it.
-local gone, ended, out, kept_there = {{}}, {{}}, {{}}, {{}}
+-- What is told of many at once: keys to delete, executions, {{registry: what leaves it}}, what enters it, and
+-- how many it keeps.
+local gone, ended, out, kept_there, most = {{}}, {{}}, {{}}, {{}}, {{}}
 local function gather(where, key, ...)
     where[key] = where[key] or {{}}
     for _, value in ipairs({{...}}) do
@@ -203,7 +205,7 @@ local function tell(values, command, ...)  -- The values follow what is given he
 end
 local function trim(registry, added)
     local size = redis.pcall('ZCARD', registry)
-    local excess = type(size) == 'number' and math.min(size - most, added + {MOST_AT_ONCE}) or 0
+    local excess = type(size) == 'number' and math.min(size - most[registry], added + {MOST_AT_ONCE}) or 0
     if excess <= 0 then
         return
     end
@@ -216,7 +218,7 @@ local function trim(registry, added)
     end
     tell(oldest, 'ZREM', registry)
 end
-for index = 9, #ARGV, 5 do
+for index = 10, #ARGV, 5 do
     local queue, id, execution = ARGV[index], ARGV[index + 1], ARGV[index + 2]
     local status, reason = ARGV[index + 3], ARGV[index + 4]
     local job, one, results = prefix .. ':job:' .. id, id .. ':' .. execution, prefix .. ':results:' .. id
@@ -234,8 +236,10 @@ for index = 9, #ARGV, 5 do
                    'execution_id', execution, 'execution_started_at', began, 'execution_ended_at', seconds,
                    unpack(reason ~= '' and {{'exc_string', reason}} or {{}}))
         redis.pcall('EXPIRE', results, kept)
-        local registry = prefix .. (status == 'finished' and ':finished:' or ':failed:') .. queue
+        local went_well = status == 'finished'
+        local registry = prefix .. (went_well and ':finished:' or ':failed:') .. queue
         gather(kept_there, registry, seconds + kept, id)
+        most[registry] = went_well and most_finished or most_failed
     end
     if status ~= '' then
         counts[status] = counts[status] + 1
@@ -257,8 +261,8 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     if counts.failed + counts.stopped > 0 then
         redis.pcall('HINCRBY', KEYS[1], 'failed_job_count', counts.failed + counts.stopped)
     end
-    redis.pcall('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[8])
-    redis.pcall('HSET', KEYS[1], 'state', ARGV[7])
+    redis.pcall('HINCRBYFLOAT', KEYS[1], 'total_working_time', ARGV[9])
+    redis.pcall('HSET', KEYS[1], 'state', ARGV[8])
 end
 return #ARGV
 """

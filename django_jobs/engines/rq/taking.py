@@ -29,9 +29,9 @@ from . import scripts
 from .engine import KEPT_AFTER_RUN_SECONDS
 from .examining import installation_of
 
-MOST_KEPT_AFTER_RUN = 10_000
-"""How many deliveries of a queue that have run, and as many that have failed, RQ's structures keep at
-most."""
+MOST_FINISHED_KEPT, MOST_FAILED_KEPT = 1_000, 10_000
+"""How many deliveries of a queue that have run RQ's structures keep at most. More finished ones would push
+what the server works on out of the processor's caches; few look for one there."""
 COUNTS_AS_ALIVE_SECONDS = 90
 """How long RQ takes an execution for running after the worker has last said so."""
 SUSPENDED = "SUSPENDED"
@@ -234,7 +234,8 @@ class Taking:
             utcformat(now),
             str(now.timestamp()),
             KEPT_AFTER_RUN_SECONDS,
-            MOST_KEPT_AFTER_RUN,
+            MOST_FINISHED_KEPT,
+            MOST_FAILED_KEPT,
             self._worker_name,
             "busy" if is_busy else "idle",
             f"{worked_seconds:.6f}",
