@@ -369,11 +369,13 @@ def start_worker(
         return workers[-1]
 
     yield start
+    codes = [worker.process.poll() for worker in workers]
     for worker in workers:
         worker.end()
     if request.node.stash.get(_failed, False):
-        for worker in workers:
-            print(f"--- {worker.log.name}\n{worker.log.read_text()}")
+        for worker, code in zip(workers, codes, strict=True):
+            state = "until then it ran" if code is None else f"it had ended with code {code}"
+            print(f"--- {worker.log.name}: {state}\n{worker.log.read_text()}")
 
 
 _failed = pytest.StashKey[bool]()
