@@ -25,12 +25,13 @@ from . import control, sql
 from .control import together
 from .control.steering import check_permission, part_of
 from .exceptions import JobsError, SearchError
-from .models import Job, Operation
+from .models import Job, Operation, QueueEvent
 from .models.counting import CountOf, IdsOf, selected
 from .models.workers import MOST_COUNTED
 from .monitor import check_queue
 from .redaction import redact_text
-from .searching import Search, parse, strands
+from .searching import Search, parse, replaced, strands
+from .states import QUEUED
 from .values import kept_begin, short
 from .visibility import sees_all, visible
 
@@ -99,6 +100,19 @@ def start(verb: str, search: str, by: Any = None, **options: Any) -> Operation:
     )
     told = by or "trusted code"
     logger.info("Operation %s is to %s: %s, by %s.", operation.pk, verb, redact_text(search), told)
+    return operation
+
+
+def start_emptying(queue: str, by: Any = None) -> Operation:
+    """Have the maintainer cancel all jobs that are queued on this queue now: `control.empty` for many.
+
+    Needs what `start` needs, and `manage_queue`. Raises what `start` raises.
+    """
+    check_permission(by, "manage_queue")
+    check_queue(queue)
+    operation = start(Operation.Verb.CANCEL, replaced("", {"queue": queue, "status": QUEUED.value}), by=by)
+    message = f"Its queued jobs are canceled by operation {operation.pk}."
+    QueueEvent.objects.create(queue=queue, kind=QueueEvent.Kind.EMPTIED, by=by, message=message)
     return operation
 
 

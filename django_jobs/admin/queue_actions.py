@@ -1,5 +1,6 @@
 """What can be done about a queue: pause and resume it, empty it, move what waits on it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -12,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import control, operations
 from ..engines import get_engine
-from ..models import Job, Operation, QueueEvent
+from ..models import Job, Operation
 from ..models.counting import bounded_count
 from ..options import Options
 from ..verdict import capped
@@ -76,7 +77,7 @@ def empty_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponse
         trail = _trail(site, name)
         return confirm(request, site, question=question, lines=lines, button=button, back=back, trail=trail)
     if count > MOST_EMPTIED:
-        return _started(request, site, name, Operation.Verb.CANCEL, queue_search(name, status="queued"))
+        return _started(request, site, name, lambda: operations.start_emptying(name, by=request.user))
 
     def empty() -> str:
         canceled = control.empty(name, by=request.user)
@@ -95,7 +96,10 @@ def move_view(request: HttpRequest, site: AdminSite, name: str) -> HttpResponseB
     form = MoveForm(name, queue.engine if queue else Options.engine, request.POST or None)
     if request.method == "POST" and form.is_valid():
         chosen = form.cleaned_data["queue"]
-        return _started(request, site, name, Operation.Verb.MOVE, _waiting(name), queue=chosen)
+        verb, search = Operation.Verb.MOVE, _waiting(name)
+        return _started(
+            *(request, site, name), lambda: operations.start(verb, search, by=request.user, queue=chosen)
+        )
     count = queue.queued + queue.scheduled + queue.deferred if queue else 0
     told = ngettext(
         "{count} waiting job of {queue} will wait on the other queue.",
@@ -130,20 +134,17 @@ def _waiting(name: str) -> str:
 
 
 def _started(
-    request: HttpRequest, site: AdminSite, name: str, verb: Operation.Verb, search: str, **options: Any
+    request: HttpRequest, site: AdminSite, name: str, start: Callable[[], Operation]
 ) -> HttpResponseBase:
     """The page of a new operation on this queue, or that of the queue if it is refused."""
     begun: list[Operation] = []
 
-    def start() -> str:
-        begun.append(operations.start(verb, search, by=request.user, **options))
+    def begin() -> str:
+        begun.append(start())
         return gettext("It goes on in the background; here you see how far it is.")
 
-    if not done(request, start):
+    if not done(request, begin):
         return HttpResponseRedirect(url(site, "queue", quote(name)))
-    if verb == Operation.Verb.CANCEL:
-        told = f"Its queued jobs are canceled by operation {begun[0].pk}."
-        QueueEvent.objects.create(queue=name, kind=QueueEvent.Kind.EMPTIED, by=request.user, message=told)
     return HttpResponseRedirect(url(site, "operation_change", begun[0].pk))
 
 

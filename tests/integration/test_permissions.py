@@ -39,6 +39,11 @@ VERBS = {
     "pause": ({"manage_queue"}, None, lambda job, by: control.pause("file_processing", by=by)),
     "resume": ({"manage_queue"}, "paused", lambda job, by: control.resume("file_processing", by=by)),
     "empty": ({"manage_queue"}, QUEUED, lambda job, by: control.empty("file_processing", by=by)),
+    "empty in the background": (
+        {"manage_queue", "bulk_job", "cancel_job"},
+        QUEUED,
+        lambda job, by: operations.start_emptying("file_processing", by=by),
+    ),
     "quiet": ({"manage_worker"}, "worker", lambda worker, by: control.quiet_worker(worker, by=by)),
     "unquiet": ({"manage_worker"}, "worker", lambda worker, by: control.unquiet_worker(worker, by=by)),
     "stop worker": ({"manage_worker"}, "worker", lambda worker, by: control.stop_worker(worker, by=by)),
