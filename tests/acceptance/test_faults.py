@@ -72,7 +72,7 @@ def test_when_workers_are_killed_their_children_die_and_another_worker_settles_t
     canceled = tasks.hold_idempotent.enqueue(str(stopped), str(release))
     doomed = [start_worker("file_processing") for _ in range(3)]
     children = [child_of(effects) for effects in (once, again, stopped)]
-    maintainer = maintainer_pid()
+    maintainer = wait_until(maintainer_pid)
 
     for worker in doomed:
         worker.kill()
@@ -151,7 +151,7 @@ def test_a_stopped_worker_finishes_its_job_and_leaves_nothing_behind(start_worke
     waiting = tasks.add.enqueue(1)
     worker = start_worker("file_processing")
     child_of(effects)
-    maintainer = maintainer_pid()
+    maintainer = wait_until(maintainer_pid)
 
     worker.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "warm shut down requested" in worker.log.read_text())
