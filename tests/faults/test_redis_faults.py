@@ -72,6 +72,7 @@ def time_machine(request, tmp_path, queues_on):
         with FaultProxy(server.address) as line, ValkeyServer(tmp_path / "2", replica_of=line) as replica:
 
             def remember():
+                server.client.set("the last", "write")  # WAIT is for those of the same client.
                 wait_until(lambda: replica.client.info()["master_link_status"] == "up")
                 assert server.client.wait(1, 10_000) == 1
                 line.mode = HANG
