@@ -26,7 +26,7 @@ DJANGO_ON_PYTHON = {"3.11": "5.2", "3.13": "6.1"}
 PARTS_AT_ONCE = 4  # For two cores: the tests wait more than they compute.
 PROCESSES = ["tests/acceptance", "tests/faults"]
 FUNCTIONS = ["tests/unit", "tests/integration"]
-IN_A_BROWSER = ["tests/browser", "tests/chaos"]
+BESIDE_FUNCTIONS = ["tests/browser", "tests/chaos"]
 ON_POSTGRESQL_ONLY = (
     *(f"acceptance/test_{name}.py" for name in ("async_tasks", "doctor", "faults", "prefork", "robustness")),
     "acceptance/test_stopping.py",
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
                 partial(cell, new, "sqlite", [*PROCESSES, *but(ON_POSTGRESQL_ONLY)]),
                 partial(cell, old, "postgresql", [*PROCESSES, *but(ON_SQLITE_ONLY)]),
                 partial(cell, old, "postgresql", [*FUNCTIONS, *but(ON_SQLITE_ONLY)]),
-                partial(cell, new, "sqlite", IN_A_BROWSER),
+                partial(cell, new, "sqlite", BESIDE_FUNCTIONS),
                 partial(cell, new, "postgresql", core_with(WITH_CORE_ON_POSTGRESQL)),
                 partial(cell, old, "sqlite", core_with(WITH_CORE_ON_SQLITE)),
                 partial(cell, old, "sqlite", WITH_FORKS, isolation="fork"),
