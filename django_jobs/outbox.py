@@ -21,6 +21,7 @@ from .patience import patience
 MOST_AT_ONCE = 200
 MOST_CHARACTERS_AT_ONCE = 10_000_000
 LOOK_AT_LOCKED_EVERY_SECONDS = 0.25
+NEVER = float("inf")
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +36,18 @@ class Outbox:
         self._one_by_one: set[UUID] = set()
         self._kept: dict[UUID, Path] = {}
         self._lock = threading.Lock()  # of the files
+        self._due_at = NEVER
         self._resting_until = 0.0
         self._locked_until = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, report: Report) -> None:
-        self._waiting[report.job_id] = report, time.monotonic()
+    def put(self, report: Report, *, within_seconds: float = 0) -> None:
+        """`within_seconds`: for so long it may wait for others, to be recorded with them."""
+        at = time.monotonic()
+        self._waiting[report.job_id] = report, at
+        self._due_at = min(self._due_at, at + within_seconds)
         if not report.status:
             self._one_by_one.add(report.job_id)
 
@@ -50,21 +55,20 @@ class Outbox:
         """When to flush again; None if nothing waits."""
         if not self._waiting:
             return None
-        due_at = self._resting_until
-        if self._waiting.keys() <= self._one_by_one:
-            due_at = max(due_at, self._locked_until)
-        return max(0.0, due_at - time.monotonic())
+        due_at = self._locked_until if self._waiting.keys() <= self._one_by_one else self._due_at
+        return max(0.0, max(due_at, self._resting_until) - time.monotonic())
 
     def flush(self) -> list[Report]:
-        """Record what waits, and return what needs no more attention. Waits for no transaction that holds a
-        row, and tries nothing for a second after the database was away."""
-        if not self._waiting or time.monotonic() < self._resting_until:
+        """Record what waits, if it is time to, and return what needs no more attention. Waits for no
+        transaction that holds a row, and tries nothing for a second after the database was away."""
+        if self.seconds_to_wait() != 0:
             return []
         done: list[Report] = []
         try:
             with patience(router.db_for_write(Job), reports.LONGEST_WRITE_SECONDS):
                 for together in self._batches():
                     done += self._record(together)
+                self._due_at = NEVER
                 for report in self._record_one_by_one():  # Each counts, though the next one fails.
                     done.append(report)
         except (DatabaseError, InterfaceError) as error:

@@ -134,9 +134,13 @@ def load(name: str) -> Callable[..., Any]:
 def is_async(name: str) -> bool:
     """True if the function of this name is an `async def`; it is imported if it was not yet."""
     try:
-        return inspect.iscoroutinefunction(load(name))
+        return _is_coroutine_function(load(name))
     except Exception:  # noqa: BLE001 - Whatever its module does: who runs it will tell.
         return False
+
+
+_is_coroutine_function = lru_cache(maxsize=1_000)(inspect.iscoroutinefunction)
+"""Remembered, as a worker asks several times for each job."""
 
 
 def parameters(name: str) -> list[str] | None:

@@ -33,8 +33,9 @@ class Workload:
 
     def room(self, load_seconds: float, waiting: int) -> int:
         """How many jobs, of whatever task, a child with this load may have besides. None as long as it has
-        many: seldom and many costs less than often and few, and nobody waits for them."""
-        if self._recent is None or waiting > MOST_IN_ADVANCE // 2:
+        half of what it may: seldom and many costs less than often and few, and nobody waits for them."""
+        has_enough = waiting > MOST_IN_ADVANCE // 2 or load_seconds > IN_ADVANCE_SECONDS / 2
+        if self._recent is None or has_enough:
             return 0
         fitting = int((IN_ADVANCE_SECONDS - load_seconds) / max(self._recent, 1e-6))
         return max(0, min(MOST_IN_ADVANCE - waiting, fitting))

@@ -40,7 +40,8 @@ class Wrecks:
             held = Job.objects.started().ours().filter(worker=worker_id, elsewhere_until__isnull=True)
             ids = set(held.values_list("pk", flat=True))
             try:  # After the rows: what has begun by now counts.
-                begun, told_at = begun_in(path.read_bytes()), path.stat().st_mtime
+                told_at = path.stat().st_mtime
+                begun = begun_in(path.read_bytes()) if ids else set()
             except OSError:
                 continue  # Another process has settled it.
             if unbegun := ids - begun:

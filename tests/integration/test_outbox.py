@@ -15,7 +15,7 @@ from django_jobs.models.workers import installation_id
 from django_jobs.outbox import Outbox
 from django_jobs.outcomes import Outcome
 from django_jobs.states import FAILED, FINISHED, STARTED
-from tests.conftest import claim, fresh, make_worker
+from tests.conftest import claim, fresh, make_worker, wait_until
 from tests.threads import holding_locks
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -98,6 +98,30 @@ def test_what_is_put_is_recorded_at_once_and_only_once(box, end):
     assert box.flush() == [report]
     assert (len(box), box.seconds_to_wait(), box.flush()) == (0, None, [])
     assert (fresh(job).status, job.attempts.count()) == (FINISHED, 1)
+
+
+def test_a_report_that_may_wait_is_recorded_with_the_next_that_may_not(box, end):
+    (first, first_report), (second, second_report) = end(1), end(2)
+
+    box.put(first_report, within_seconds=60)
+
+    assert 0 < box.seconds_to_wait() <= 60
+    assert (box.flush(), fresh(first).status) == ([], STARTED)
+
+    box.put(second_report)
+
+    assert box.seconds_to_wait() == 0
+    assert set(recorded(box.flush())) == {first.pk, second.pk}
+    assert (len(box), box.seconds_to_wait()) == (0, None)
+
+
+def test_a_report_that_may_wait_is_recorded_when_its_time_is_over(box, end):
+    job, report = end()
+
+    box.put(report, within_seconds=0.05)
+
+    wait_until(lambda: recorded(box.flush()) == [job.pk])
+    assert fresh(job).status == FINISHED
 
 
 def test_reports_wait_in_files_while_the_database_is_away_and_not_after(box, end, away, folder, monkeypatch):

@@ -31,7 +31,7 @@ def test_the_shorter_jobs_are_the_more_are_taken_in_advance(ran_seconds, room):
 def test_what_waits_already_counts():
     made = workload(a=0.001)
 
-    assert made.room(0.03, 5) == 20
+    assert made.room(0.02, 5) == 30
     assert made.room(0.06, 5) == 0
     assert workload(a=0).room(0, 20) == MOST_IN_ADVANCE - 20
 
@@ -39,6 +39,11 @@ def test_what_waits_already_counts():
 def test_as_long_as_many_wait_no_more_are_taken():
     assert workload(a=0).room(0, MOST_IN_ADVANCE // 2) > 0
     assert workload(a=0).room(0, MOST_IN_ADVANCE // 2 + 1) == 0
+
+
+def test_as_long_as_much_work_waits_no_more_is_taken():
+    assert workload(a=0.001).room(IN_ADVANCE_SECONDS * 0.5, 25) == 25
+    assert workload(a=0.001).room(IN_ADVANCE_SECONDS * 0.51, 26) == 0
 
 
 def test_places_for_async_jobs_are_filled_as_far_as_jobs_are_async():

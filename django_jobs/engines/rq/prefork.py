@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -50,6 +50,8 @@ TICK_SECONDS = 1
 TELL_RQ_EVERY_SECONDS = 10
 PATIENCE_SECONDS = 10
 """How long the database may take to answer."""
+GATHER_SECONDS = 0.01
+"""How long the report of a child that has more to do waits for others, to be recorded with them."""
 SWITCH_SECONDS = 0.0005
 """How long the threads of the life signs may keep the loop waiting in Python, each time; by default it would
 be 5 ms, several times for each job that arrives then."""
@@ -349,7 +351,8 @@ class PreforkWorker(HandingWorker):
     def _note_end(self, report: Report) -> None:
         self._note_followers()
         if held := self._holdings.held.get(report.job_id):
-            self._outbox.put(replace(report, queue=held.claimed.queue))
+            within_seconds = GATHER_SECONDS if held.child and not held.child.is_idle else 0
+            self._outbox.put(replace(report, queue=held.claimed.queue), within_seconds=within_seconds)
             self._workload.note(held.claimed.task, report.ran_seconds)
             self._worked_seconds += report.ran_seconds
 
@@ -407,7 +410,15 @@ class PreforkWorker(HandingWorker):
                 timeouts.append(0)
             elif not self._is_burst:
                 arrivals = self._ask_for_arrivals()
-        self._select(arrivals, max(0, min(timeouts)))
+        self._select(arrivals, max(0, min(timeouts)), unheard=self._supplied())
+
+    def _supplied(self) -> set[Child]:
+        """While reports are gathered, the children that do not run out of jobs meanwhile. What they tell can
+        wait as well: to hear each report at once costs as much as a short job."""
+        if not 0 < (self._outbox.seconds_to_wait() or 0) <= GATHER_SECONDS:
+            return set()
+        in_turn = (each for each in self._nursery.children if 1 < each.in_turn == len(each.handed))
+        return {child for child in in_turn if self._load(child) > GATHER_SECONDS}
 
     def _ask_for_arrivals(self) -> list[Any]:
         try:
@@ -417,8 +428,11 @@ class PreforkWorker(HandingWorker):
             return []
         return list(self._arrivals.sockets())
 
-    def _select(self, arrivals: Sequence[Any], timeout: float) -> None:
-        readable, _, _ = select.select([self._woken, *self._nursery.watched(), *arrivals], [], [], timeout)
+    def _select(
+        self, arrivals: Sequence[Any], timeout: float, *, unheard: Collection[Child] = frozenset()
+    ) -> None:
+        watched = [each for each in self._nursery.watched() if each not in unheard]
+        readable, _, _ = select.select([self._woken, *watched, *arrivals], [], [], timeout)
         if self._woken in readable:
             with suppress(BlockingIOError):
                 self._woken.recv(1000)
