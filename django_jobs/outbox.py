@@ -71,6 +71,8 @@ class Outbox:
                 self._due_at = NEVER
                 for report in self._record_one_by_one():  # Each counts, though the next one fails.
                     done.append(report)
+            # What may wait for long, in files: what shows that it has begun is forgotten sooner.
+            self.keep(list(self._one_by_one))
         except (DatabaseError, InterfaceError) as error:
             logger.warning("%s reports could not be written; trying again: %s", len(self._waiting), error)
             self._resting_until = time.monotonic() + reports.RETRY_EVERY_SECONDS

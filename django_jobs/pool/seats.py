@@ -14,10 +14,12 @@ from struct import Struct
 from uuid import UUID
 
 from ..processes import SharedMoment, boot_clock, memory_file
+from .workload import MOST_IN_ADVANCE
 
-MOST_REMEMBERED = 256
-"""How many jobs begun lately a seat tells of: more than a child may have begun and its worker not
-recorded."""
+MOST_REMEMBERED = 2 * MOST_IN_ADVANCE
+"""How many jobs begun lately a seat tells of: all that a child may have begun and its worker neither
+recorded nor kept in files. At most `MOST_IN_ADVANCE` reports are gathered when those of what the child was
+handed last come in, and then no more is handed out before all are recorded."""
 
 _COUNT = Struct("q")
 

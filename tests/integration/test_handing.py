@@ -14,6 +14,7 @@ from django_jobs.engines.base import Delivery
 from django_jobs.engines.rq.prefork import GATHER_SECONDS, PreforkWorker
 from django_jobs.engines.rq.taking import Arrivals, Taken
 from django_jobs.pool.holdings import Held, Holdings
+from django_jobs.pool.workload import MOST_IN_ADVANCE
 from django_jobs.states import FINISHED, STARTED
 from tests import tasks
 from tests.conftest import fresh, make_worker
@@ -75,6 +76,17 @@ def test_a_report_waits_for_others_as_long_as_its_child_has_more_to_do(worker):
 
     worker._note_end(child.end_one())
     assert 0 < worker._outbox.seconds_to_wait() <= GATHER_SECONDS
+
+    worker._note_end(child.end_one())
+    assert worker._outbox.seconds_to_wait() == 0
+
+
+def test_not_more_reports_wait_than_the_seats_remember_of(worker):
+    child = Handed(worker, 2 * MOST_IN_ADVANCE)
+
+    for _ in range(MOST_IN_ADVANCE):
+        worker._note_end(child.end_one())
+    assert worker._outbox.seconds_to_wait() > 0
 
     worker._note_end(child.end_one())
     assert worker._outbox.seconds_to_wait() == 0

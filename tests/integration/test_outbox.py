@@ -336,12 +336,13 @@ def test_one_that_is_larger_than_a_batch_is_recorded_alone(box, end, monkeypatch
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
-def test_what_is_locked_waits_a_little_and_what_is_put_meanwhile_does_not(box, end):
+def test_what_is_locked_waits_a_little_and_what_is_put_meanwhile_does_not(box, end, folder):
     (locked, locked_report), (free, free_report) = end(), end()
     box.put(locked_report)
 
     with holding_locks(lambda: list(Job.objects.select_for_update().filter(pk=locked.pk))):
         assert box.flush() == []
+        assert kept_in(folder) == [kept_name(locked)]  # Soon nothing else shows that it has run.
         assert 0 < box.seconds_to_wait() <= outbox.LOOK_AT_LOCKED_EVERY_SECONDS
         box.put(free_report)
         assert box.seconds_to_wait() == 0

@@ -37,6 +37,7 @@ from ...pool.child import LimitsOfTime
 from ...pool.children import Child
 from ...pool.holdings import Held
 from ...pool.nursery import Nursery
+from ...pool.workload import MOST_IN_ADVANCE
 from ...pool.wrecks import Wrecks
 from ...supervision import Supervision
 from . import taking
@@ -351,7 +352,8 @@ class PreforkWorker(HandingWorker):
     def _note_end(self, report: Report) -> None:
         self._note_followers()
         if held := self._holdings.held.get(report.job_id):
-            within_seconds = GATHER_SECONDS if held.child and not held.child.is_idle else 0
+            may_wait = held.child and not held.child.is_idle and len(self._outbox) < MOST_IN_ADVANCE
+            within_seconds = GATHER_SECONDS if may_wait else 0
             self._outbox.put(replace(report, queue=held.claimed.queue), within_seconds=within_seconds)
             self._workload.note(held.claimed.task, report.ran_seconds)
             self._worked_seconds += report.ran_seconds
