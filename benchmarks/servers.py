@@ -1,8 +1,8 @@
 """The stores of a run: one Valkey, one PostgreSQL, and for each measurement a database as after `migrate`.
 
 Both listen on the loopback. PostgreSQL writes to the disk before it confirms a commit, Valkey once a second.
-Valkey gets its memory from jemalloc where that is installed, as Debian's Redis does. The wheel's
-takes the C library's malloc, with which a long queue costs it half as much again.
+Valkey gets its memory from jemalloc where that is installed, as Debian's Redis does. Alone, the wheel's takes
+the C library's malloc, with which a long queue costs it half as much again.
 """
 
 import enum
