@@ -255,3 +255,18 @@ def test_without_a_folder_there_is_nothing_to_settle_and_no_file(folder, worker,
 
     assert "nobody will know what it had not begun" in caplog.text
     assert settle() == 0
+
+
+def test_the_file_of_one_that_holds_nothing_any_more_is_not_searched(claim_all, worker, folder, monkeypatch):
+    (job,) = claim_all(1)
+    spool.new_running_file(worker.pk)
+    kill(folder)
+    assert settle() == 1
+    assert fresh(job).status == QUEUED
+
+    def refuse(data):
+        raise AssertionError("searched")
+
+    monkeypatch.setattr(wrecks, "begun_in", refuse)
+
+    assert settle() == 0
