@@ -12,6 +12,8 @@ SHORT, LONG = 10_000, 1_000_000
 LENGTHS = (SHORT, SHORT, SHORT, LONG, SHORT, SHORT)
 SLICE = 10_000
 PROCESSES = 2
+LEAST_SECONDS = 0.05
+"""Less is not told apart from nothing."""
 MOST_SECONDS = 600
 """A slice that takes longer is given up."""
 
@@ -44,7 +46,7 @@ def run(stand: Stand, contestants: Sequence[Contestant], minutes: float) -> int:
     for length, measured in rates.items():
         print(f"{length:,} jobs: {', '.join(f'{rate:,.0f}' for rate in measured)} a second")
     if all(rates.values()):
-        ratio = statistics.median(rates[LONG]) / statistics.median(rates[SHORT])
+        ratio = rates[LONG][0] / statistics.median(rates[SHORT])
         print(f"The long queue was drained {ratio:.2f} times as fast as the median of the short ones.")
     return 1 if faults else 0
 
@@ -59,7 +61,7 @@ def _drain(driver: Driver, workers: Workers, length: int, deadline: float) -> fl
         at, left = driver("until_waiting", most, MOST_SECONDS, most_seconds=2 * MOST_SECONDS)
         workers.check()
         print(
-            f"  {left:9,} left: {(were_left - left) / max(at - before, 0.05):7,.0f} a second, "
+            f"  {left:9,} left: {(were_left - left) / max(at - before, LEAST_SECONDS):7,.0f} a second, "
             f"parent {workers.parent_bytes() / 1e6:.0f} MB, all {workers.memory_bytes() / 1e6:.0f} MB",
             flush=True,
         )
@@ -67,6 +69,6 @@ def _drain(driver: Driver, workers: Workers, length: int, deadline: float) -> fl
             return None
     if left:
         return None
-    seconds = max(at - began, 0.05)
+    seconds = max(at - began, LEAST_SECONDS)
     _, finished = driver("until_finished", length, MOST_SECONDS, most_seconds=2 * MOST_SECONDS)
     return measured / seconds if finished == length else None

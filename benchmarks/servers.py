@@ -93,9 +93,7 @@ class Servers:
     def names(self) -> str:
         """Which servers these are, with their versions."""
         info = self.valkey.info("server")
-        maps = Path(f"/proc/{info['process_id']}/maps")
-        has_jemalloc = maps.is_file() and "jemalloc" in maps.read_text()
-        allocator = "jemalloc" if has_jemalloc else "the C library's malloc"
+        allocator = _allocator(info["process_id"])
         done = psycopg.connect(host=self._cluster.variables["PGHOST"], user="postgres", autocommit=True)
         with done as connection:
             shown = connection.execute("SHOW server_version").fetchone()
@@ -141,6 +139,13 @@ def _preloaded(library: str) -> Iterator[None]:
             os.environ.pop("LD_PRELOAD", None)
         else:
             os.environ["LD_PRELOAD"] = before
+
+
+def _allocator(pid: int) -> str:
+    """Where this server gets its memory from, as far as the system tells."""
+    maps = Path(f"/proc/{pid}/maps")
+    has_jemalloc = maps.is_file() and "jemalloc" in maps.read_text()
+    return "jemalloc" if has_jemalloc else "the C library's malloc"
 
 
 def _listen(url: str) -> str:

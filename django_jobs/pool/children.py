@@ -73,6 +73,11 @@ class Child:
         return len(self.handed) - len(self._beside)
 
     @property
+    def has_more_in_turn(self) -> bool:
+        """True if it has more than it runs, and runs nothing beside it."""
+        return 1 < self.in_turn == len(self.handed)
+
+    @property
     def free_beside(self) -> int:
         """How many async jobs it can begin besides."""
         return self.concurrency - len(self._beside) if self.concurrency > 1 else 0

@@ -419,8 +419,8 @@ class PreforkWorker(HandingWorker):
         wait as well: to hear each report at once costs as much as a short job."""
         if not 0 < (self._outbox.seconds_to_wait() or 0) <= GATHER_SECONDS:
             return set()
-        in_turn = (each for each in self._nursery.children if 1 < each.in_turn == len(each.handed))
-        return {child for child in in_turn if self._load(child) > GATHER_SECONDS}
+        supplied = (child for child in self._nursery.children if child.has_more_in_turn)
+        return {child for child in supplied if self._load(child) > GATHER_SECONDS}
 
     def _ask_for_arrivals(self) -> list[Any]:
         try:
