@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -26,33 +25,25 @@ from rq.utils import now
 from rq.worker import WorkerStatus
 from rq.worker.base import DequeueStrategy
 
-from ... import batches, executor, reports, rlimits, spool
-from ...batches import Report
+from ... import executor, reports, rlimits, spool
 from ...fences import Fence
 from ...models import Job, Queue, Worker
-from ...outbox import Outbox
-from ...outcomes import WENT_WELL
 from ...patience import patience
 from ...pool.child import LimitsOfTime
 from ...pool.children import Child
 from ...pool.holdings import Held
 from ...pool.nursery import Nursery
-from ...pool.workload import MOST_IN_ADVANCE
 from ...pool.wrecks import Wrecks
 from ...supervision import Supervision
-from . import taking
-from .handing import SHARE_EVERY_SECONDS, HandingWorker
-from .horses import Horse, asked_of
-from .taking import Arrivals, End, Taking
+from .handing import SHARE_EVERY_SECONDS
+from .hearing import PATIENCE_SECONDS, HearingWorker
+from .horses import asked_of
+from .taking import Arrivals, Taking
 from .trampoline import time_limit, time_limit_error
-from .worker import LOCK_PATIENCE_SECONDS, OVERTIME_SECONDS, TOLD_ELSEWHERE
+from .worker import LOCK_PATIENCE_SECONDS, OVERTIME_SECONDS
 
 TICK_SECONDS = 1
 TELL_RQ_EVERY_SECONDS = 10
-PATIENCE_SECONDS = 10
-"""How long the database may take to answer."""
-GATHER_SECONDS = 0.01
-"""How long the report of a child that has more to do waits for others, to be recorded with them."""
 SWITCH_SECONDS = 0.0005
 """How long the threads of the life signs may keep the loop waiting in Python, each time; by default it would
 be 5 ms, several times for each job that arrives then."""
@@ -65,7 +56,7 @@ LIMITS = LimitsOfTime(time_limit, time_limit_error)
 logger = logging.getLogger(__name__)
 
 
-class PreforkWorker(HandingWorker):
+class PreforkWorker(HearingWorker):
     """RQ's worker but for its loop. What it is set to before `work()`:"""
 
     processes = 0
@@ -82,8 +73,7 @@ class PreforkWorker(HandingWorker):
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
-        self._outbox, self._wrecks = Outbox(self._signs.worker.pk), Wrecks()
-        self._is_burst = False
+        self._wrecks = Wrecks()
         self._looked_at = self._told_rq_at = 0.0
         self._wants_fresh_code = False
         self._cut_at: float | None = None
@@ -320,76 +310,6 @@ class PreforkWorker(HandingWorker):
         else:
             self._may_be_more |= bool(before - self._paused)
 
-    # What children tell
-
-    def _hear(self) -> None:
-        self._nursery.hear()
-        progress: list[str] = []
-        for child in list(self._nursery.children):
-            told, on_their_way, lives = child.heard()
-            progress += on_their_way
-            for report in told:
-                self._note_end(report)
-            if not lives:
-                self._bury(child)
-        self.bury_horses()
-        if progress:
-            try:
-                with patience(router.db_for_write(Job), PATIENCE_SECONDS):
-                    batches.record_progress(progress)
-            except Error as error:
-                logger.warning("Worker %s: progress could not be written: %s", self.name, error)
-                connections.close_all()
-
-    def _bury_horse(self, horse: Horse, ended: tuple[int, int, Any] | None) -> None:
-        super()._bury_horse(horse, ended)
-        self._note_followers()
-
-    def _note_followers(self) -> None:
-        """What has ended may have enqueued more, of which a burst is not told as it arrives."""
-        self._may_be_more |= self._is_burst
-
-    def _note_end(self, report: Report) -> None:
-        self._note_followers()
-        if held := self._holdings.held.get(report.job_id):
-            may_wait = held.child and not held.child.is_idle and len(self._outbox) < MOST_IN_ADVANCE
-            within_seconds = GATHER_SECONDS if may_wait else 0
-            self._outbox.put(replace(report, queue=held.claimed.queue), within_seconds=within_seconds)
-            self._workload.note(held.claimed.task, report.ran_seconds)
-            self._worked_seconds += report.ran_seconds
-
-    def _bury(self, child: Child) -> None:
-        """Settle what a child leaves that has ended. What it had not begun, others run."""
-        returned = child.take_back()
-        how = self._nursery.remove(child)
-        begun = child.begun()
-        for job_id, claimed in child.handed.items():
-            if job_id in begun:
-                logger.warning("Worker %s: child %s: %s; it ran job %s.", self.name, child.pid, how, job_id)
-                self._holdings.lose(job_id, f"Worker {self.name}: {how}.")
-            else:
-                returned.append(claimed)
-        child.close()
-        self._reclaim(returned)
-        if self._nursery.children or self._backlog or returned:
-            self._nursery.fill()
-
-    # Reports
-
-    def _record(self) -> None:
-        """Write what has ended; Redis is told with the next exchange."""
-        for report in self._outbox.flush():
-            held = self._holdings.held.pop(report.job_id)
-            if report.outcome in WENT_WELL:
-                self._ends.append(End(held.ticket, taking.FINISHED))
-            else:
-                self._ends.append(End(held.ticket, taking.FAILED, TOLD_ELSEWHERE))
-            if held.child and report.is_awaited:
-                held.child.note_recorded(report.job_id)
-        if self._holdings.has_lost:
-            for held, evidence in self._holdings.end_lost():
-                self._ends.append(End(held.ticket, taking.STOPPED, evidence))
-
     # Waiting
 
     def _wait(self, left: int | None) -> None:
@@ -413,14 +333,6 @@ class PreforkWorker(HandingWorker):
             elif not self._is_burst:
                 arrivals = self._ask_for_arrivals()
         self._select(arrivals, max(0, min(timeouts)), unheard=self._supplied())
-
-    def _supplied(self) -> set[Child]:
-        """While reports are gathered, the children that do not run out of jobs meanwhile. What they tell can
-        wait as well: to hear each report at once costs as much as a short job."""
-        if not 0 < (self._outbox.seconds_to_wait() or 0) <= GATHER_SECONDS:
-            return set()
-        supplied = (child for child in self._nursery.children if child.has_more_in_turn)
-        return {child for child in supplied if self._load(child) > GATHER_SECONDS}
 
     def _ask_for_arrivals(self) -> list[Any]:
         try:
