@@ -8,6 +8,7 @@ of its life either.
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Collection, Iterable
 from datetime import timedelta
 from uuid import UUID
@@ -135,7 +136,10 @@ class Reconciler:
                     logger.info("Deliveries on %s not checked: %s", ", ".join(queues), error)
         confirmed = [absent[delivery_id] for delivery_id in self._suspects & absent.keys()]
         self._suspects = set(absent) - {delivery.id for _, delivery in confirmed}
-        return sum(_redeliver(engine, delivery) for engine, delivery in confirmed)
+        redelivered = [delivery.queue for engine, delivery in confirmed if _redeliver(engine, delivery)]
+        for queue, count in Counter(redelivered).items():
+            logger.warning("Deliveries gone from queue %s and made anew: %s.", queue, count)
+        return len(redelivered)
 
     def _missing(self, engine: BaseEngine, queue: str, epoch: str) -> Iterable[Delivery]:
         """The longest delivered that do not stand foremost in their queue, where they should; and of those
@@ -208,7 +212,7 @@ def _redeliver(engine: BaseEngine, delivery: Delivery) -> bool:
                 attempt=delivery.attempt,
                 message=message,
             )
-    logger.warning("Job %s is delivered anew: %s was gone from its queue.", delivery.job_id, delivery.id)
+    logger.info("Job %s is delivered anew: %s was gone from its queue.", delivery.job_id, delivery.id)
     try:
         engine.let_expire(delivery)
     except EngineUnavailable as error:

@@ -168,7 +168,11 @@ def _try_push(engine: BaseEngine, server: str, jobs: Sequence[Job]) -> None:
     except EngineUnavailable as error:
         let_rest(server)
         waiting = "1 job waits" if len(jobs) == 1 else f"{len(jobs)} jobs wait"
-        logger.warning("%s in the database until the server of the queue answers: %s", waiting, error)
+        logger.warning(
+            "%s in the database until the server of the queue answers: %s. What to do, jobs_doctor tells.",
+            waiting,
+            str(error).rstrip("."),
+        )
 
 
 def _push_undelivered(engine: BaseEngine, queues: Sequence[str]) -> int:

@@ -635,3 +635,4 @@ def test_a_server_that_is_away_is_named_in_the_log_without_its_password(settings
     assert "1 job waits in the database until the server of the queue answers" in caplog.text
     assert "redis://:***@127.0.0.1:1/3" in caplog.text
     assert "the-secret" not in caplog.text
+    assert "What to do, jobs_doctor tells." in caplog.text

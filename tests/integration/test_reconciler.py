@@ -302,6 +302,16 @@ def test_only_what_is_gone_of_many_is_delivered_anew(settled, valkey):
     assert [fresh(job).delivery for job in jobs] == [0, 0, 0, 1, 0]
 
 
+def test_how_many_are_delivered_anew_is_one_warning(settled, valkey, caplog):
+    jobs, healer = [settled() for _ in range(5)], Reconciler()
+    valkey.delete("rq:queue:file_processing")
+
+    assert [healer.run_once(), healer.run_once()] == [0, len(jobs)]
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["Deliveries gone from queue file_processing and made anew: 5."]
+
+
 @pytest.mark.parametrize("how", ["noted as running", "just taken"])
 def test_what_was_taken_and_forgotten_is_not_hidden_by_older_rows_behind_it(
     settled, valkey, monkeypatch, how
