@@ -34,6 +34,7 @@ from django_jobs.models import Job, Worker
 from django_jobs.models.workers import installation_id
 from django_jobs.reports import report
 from django_jobs.states import QUEUED, STARTED
+from tests.postgres import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 ISOLATION = os.environ.get("ISOLATION", "prefork")
@@ -108,6 +109,13 @@ def delete_rows(test: TransactionTestCase | type[TransactionTestCase] = Transact
 
 _OF_MIGRATIONS = {"django_content_type", "auth_permission", "django_migrations"}
 TransactionTestCase._fixture_teardown = delete_rows
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb(django_db_keepdb: bool) -> bool:
+    """A private cluster goes as a whole. To drop a database of it fails while autovacuum works there, which
+    on a busy machine lasts for longer than PostgreSQL waits."""
+    return django_db_keepdb or Cluster.of_environment() is not None
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,13 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 State = Operation.State
 
 
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch):
+    """A pass does a chunk of each operation, also where the machine is slow."""
+    monkeypatch.setattr(operations, "LONGEST_LOOK_SECONDS", 60)
+    monkeypatch.setattr(operations, "LONGEST_PASS_SECONDS", 60)
+
+
 def own_jobs(user, jobs):
     return jobs.filter(owner=user)
 
