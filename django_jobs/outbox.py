@@ -1,6 +1,6 @@
 """Reports of a worker's children on their way to the database: many at once, and none is lost.
 
-What the database does not take within a second waits in files as well, as `reports` has it.
+What the database does not take, or another transaction locks, waits in files as well, as `reports` has it.
 """
 
 import json
@@ -34,6 +34,7 @@ class Outbox:
         self._worker_id = worker_id
         self._waiting: dict[UUID, tuple[Report, float]] = {}  # {job id: (report, since when)}
         self._one_by_one: set[UUID] = set()
+        self._locked: set[UUID] = set()  # Those of them that were found locked.
         self._kept: dict[UUID, Path] = {}
         self._lock = threading.Lock()  # of the files
         self._due_at = NEVER
@@ -42,6 +43,16 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def unkept(self) -> int:
+        """How many are in memory alone."""
+        return len(self._waiting) - len(self._kept)
+
+    @property
+    def rests(self) -> bool:
+        """True while nothing is tried, as the database was away."""
+        return time.monotonic() < self._resting_until
 
     def put(self, report: Report, *, within_seconds: float = 0) -> None:
         """`within_seconds`: for so long it may wait for others, to be recorded with them."""
@@ -55,7 +66,7 @@ class Outbox:
         """When to flush again; None if nothing waits."""
         if not self._waiting:
             return None
-        due_at = self._locked_until if self._waiting.keys() <= self._one_by_one else self._due_at
+        due_at = self._locked_until if self._waiting.keys() <= self._locked else self._due_at
         return max(0.0, max(due_at, self._resting_until) - time.monotonic())
 
     def flush(self) -> list[Report]:
@@ -71,11 +82,10 @@ class Outbox:
                 self._due_at = NEVER
                 for report in self._record_one_by_one():  # Each counts, though the next one fails.
                     done.append(report)
-            # What may wait for long, in files: what shows that it has begun is forgotten sooner.
-            self.keep(list(self._one_by_one))
         except (DatabaseError, InterfaceError) as error:
             logger.warning("%s reports could not be written; trying again: %s", len(self._waiting), error)
-            self._resting_until = time.monotonic() + reports.RETRY_EVERY_SECONDS
+            self._due_at = time.monotonic()
+            self._resting_until = self._due_at + reports.RETRY_EVERY_SECONDS
             connections.close_all()
             self.keep(report.job_id for report, _ in list(self._waiting.values()))
         return done
@@ -126,9 +136,8 @@ class Outbox:
         return [self._drop(job_id) for job_id in recorded]
 
     def _record_one_by_one(self) -> Iterator[Report]:
-        if not self._one_by_one or time.monotonic() < self._locked_until:
-            return
-        for job_id in list(self._one_by_one):
+        looks_at_locked = time.monotonic() >= self._locked_until
+        for job_id in list(self._one_by_one if looks_at_locked else self._one_by_one - self._locked):
             report, _ = self._waiting[job_id]
             try:
                 is_done = reports.deliver(json.loads(report.document), is_late=False)
@@ -139,7 +148,11 @@ class Outbox:
                 is_done = True
             if is_done:
                 yield self._drop(job_id)
-        self._locked_until = time.monotonic() + LOOK_AT_LOCKED_EVERY_SECONDS
+            else:
+                self._locked.add(job_id)
+                self.keep([job_id])  # It may wait for long; what shows that it has begun is forgotten sooner.
+        if looks_at_locked:
+            self._locked_until = time.monotonic() + LOOK_AT_LOCKED_EVERY_SECONDS
 
     def _drop(self, job_id: UUID) -> Report:
         with self._lock:
@@ -147,4 +160,5 @@ class Outbox:
             if path := self._kept.pop(job_id, None):
                 spool.drop(path)
         self._one_by_one.discard(job_id)
+        self._locked.discard(job_id)
         return report

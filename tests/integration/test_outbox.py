@@ -3,7 +3,7 @@
 import json
 import threading
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection
@@ -351,6 +351,60 @@ def test_what_is_locked_waits_a_little_and_what_is_put_meanwhile_does_not(box, e
     assert [fresh(job).status for job in (locked, free)] == [STARTED, FINISHED]
     box._locked_until = 0
     assert box.flush() == [locked_report]
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """The jobs whose rows another transaction holds."""
+    ids, record, deliver = set(), batches.record, reports.deliver
+
+    def record_free(together, worker_id):
+        return record([report for report in together if report.job_id not in ids], worker_id)
+
+    def deliver_free(told, **options):
+        return UUID(told["job"]) not in ids and deliver(told, **options)
+
+    monkeypatch.setattr(batches, "record", record_free)
+    monkeypatch.setattr(reports, "deliver", deliver_free)
+    return ids
+
+
+def test_what_is_told_alone_waits_for_nothing_that_is_locked_and_needs_no_file(
+    box, end, job_factory, worker, folder, locked
+):
+    held, held_report = end()
+    locked.add(held.pk)
+    box.put(held_report)
+    assert (box.flush(), box.unkept) == ([], 0)
+
+    job = claim(job_factory(), worker=worker)
+    document = reports.document(job, Outcome.elsewhere(60), "w1")
+    alone = Report(job.pk, job.queue, document["outcome"], "", 0, json.dumps(document))
+    box.put(alone)
+
+    assert (box.unkept, box.seconds_to_wait()) == (1, 0)
+    assert box.flush() == [alone]
+    assert kept_in(folder) == [kept_name(held)]
+    locked.clear()
+    box._locked_until = 0
+    assert box.flush() == [held_report]
+    assert (len(box), kept_in(folder)) == (0, [])
+
+
+def test_what_no_disk_takes_is_tried_as_often_as_its_lock(box, end, monkeypatch, locked):
+    refused = []
+    monkeypatch.setattr(reports, "keep", refused.append)
+    held, held_report = end()
+    locked.add(held.pk)
+    box.put(held_report)
+    box.flush()
+
+    for _ in range(5):
+        _, report = end()
+        box.put(report)
+        assert box.flush() == [report]
+
+    assert (len(refused), box.unkept) == (1, 1)
 
 
 def test_a_report_of_a_job_that_is_not_there_needs_no_file(box, end, folder):
