@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,6 +88,16 @@ def deliver_kept() -> int:
 def keep(told: dict[str, Any]) -> Path | None:
     """Keep this report, a `document`, in a file; None if that is not possible."""
     return spool.keep(f"{told['claim']}.{told['job']}", {"installation": str(installation_id()), **told})
+
+
+def kept_claims() -> set[tuple[UUID, UUID]]:
+    """The job and the claim of each report in a file, as its name tells."""
+    kept = set()
+    for name in spool.names():
+        claim, _, job = name.partition(".")
+        with suppress(ValueError):
+            kept.add((UUID(job), UUID(claim)))
+    return kept
 
 
 def deliver(told: dict[str, Any], *, is_late: bool = True) -> bool:

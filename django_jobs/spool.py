@@ -84,6 +84,11 @@ def kept() -> Iterator[tuple[Path, Any]]:
             yield path, document
 
 
+def names() -> list[str]:
+    """What the documents of all processes, also of living ones, were named."""
+    return [path.stem.rpartition(".")[0] for path in folder().glob("*.json")]
+
+
 def new_running_file(worker_id: UUID) -> int | None:
     """The descriptor of a file that tells what this worker has begun; None if there can be none."""
     place = folder()

@@ -6,8 +6,9 @@ not begun.
 """
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from mmap import mmap
 from struct import Struct
@@ -16,11 +17,8 @@ from uuid import UUID
 from ..processes import SharedMoment, boot_clock, memory_file
 from .workload import MOST_IN_ADVANCE
 
-MOST_REMEMBERED = 2 * MOST_IN_ADVANCE
-"""How many jobs begun lately a seat tells of: all that a child may have begun and its worker neither
-recorded nor kept in files. At most `MOST_IN_ADVANCE` reports are gathered when those of what the child was
-handed last come in, and then no more is handed out before all are recorded."""
-
+_CELL = 16
+"""Ids lie at multiples of so many bytes, whatever else changes: another release may read the file."""
 _COUNT = Struct("q")
 
 
@@ -29,43 +27,65 @@ class Seats:
 
     Each child has `per_child` of them: the first for what runs in its main thread, the others for async jobs.
     `descriptor` is a file that other processes map as well; without one it is made.
+
+    A child's last `remembered` jobs are told as begun: all that it may have begun and its worker neither
+    recorded nor kept in files. A child is handed nothing while `MOST_IN_ADVANCE` reports are in memory alone,
+    and has no more than `MOST_IN_ADVANCE` jobs besides those that run.
     """
 
     def __init__(self, children: int, per_child: int, descriptor: int | None = None) -> None:
         self.children, self.per_child = children, per_child
+        self.remembered = 2 * MOST_IN_ADVANCE + per_child
         self.descriptor = memory_file() if descriptor is None else descriptor
-        size = SharedMoment.SIZE + children * per_child * _Layout.SIZE
+        self._after_fence = _CELL
+        self._after_seats = self._after_fence + children * per_child * _Layout.SIZE
+        size = self._after_seats + children * self._size_of_begun
         if os.fstat(self.descriptor).st_size < size:
             os.truncate(self.descriptor, size)
         self.memory = mmap(self.descriptor, size)
         self.fence = SharedMoment(boot_clock, self.memory)
 
+    @property
+    def _size_of_begun(self) -> int:
+        return _CELL * (1 + self.remembered)
+
     def of_child(self, number: int) -> "list[Seat]":
+        begun = _Begun(self.memory, self._after_seats + number * self._size_of_begun, self.remembered)
         first = number * self.per_child
-        starts = (SharedMoment.SIZE + (first + each) * _Layout.SIZE for each in range(self.per_child))
-        return [Seat(self.memory, start) for start in starts]
+        starts = (self._after_fence + (first + each) * _Layout.SIZE for each in range(self.per_child))
+        return [Seat(self.memory, start, begun) for start in starts]
 
 
-def begun_in(data: bytes) -> set[UUID]:
-    """The jobs that were begun lately, of all seats in a file."""
-    begun = set()
-    for seat in range(SharedMoment.SIZE, len(data), _Layout.SIZE):
-        start = seat + _Layout.BEGUN
-        ids = (data[at : at + 16] for at in range(start, start + 16 * MOST_REMEMBERED, 16))
-        begun |= {UUID(bytes=each) for each in ids if len(each) == 16 and any(each)}
-    return begun
+def begun_of(job_ids: Collection[UUID], data: bytes) -> set[UUID]:
+    """Those of these jobs that were begun lately, as a file tells."""
+    cells = {data[start : start + _CELL] for start in range(0, len(data), _CELL)}
+    return {job_id for job_id in job_ids if job_id.bytes in cells}
 
 
 class _Layout:
-    JOB, SINCE, DEADLINE, CPU_DEADLINE, CLOSED, COUNT, BEGUN = 0, 16, 24, 32, 40, 48, 56
-    SIZE = BEGUN + 16 * MOST_REMEMBERED
+    JOB, SINCE, DEADLINE, CPU_DEADLINE, CLOSED, SIZE = 0, 16, 24, 32, 40, 3 * _CELL
+
+
+class _Begun:
+    """What a child has begun lately, in any of its seats. The oldest is forgotten first."""
+
+    def __init__(self, memory: mmap, offset: int, most: int) -> None:
+        self._memory, self._offset, self._most = memory, offset, most
+        self._lock = threading.Lock()
+
+    def note(self, job_id: UUID) -> None:
+        with self._lock:
+            (count,) = _COUNT.unpack_from(self._memory, self._offset)
+            at = self._offset + _CELL * (1 + count % self._most)
+            self._memory[at : at + _CELL] = job_id.bytes
+            _COUNT.pack_into(self._memory, self._offset, count + 1)
 
 
 class Seat:
     """What the function is that runs here; written by the child alone."""
 
-    def __init__(self, memory: mmap, offset: int) -> None:
-        self._memory, self._offset = memory, offset
+    def __init__(self, memory: mmap, offset: int, begun: _Begun) -> None:
+        self._memory, self._offset, self._begun = memory, offset, begun
         self._since = SharedMoment(boot_clock, memory, offset + _Layout.SINCE)
         self.deadline = SharedMoment(time.monotonic, memory, offset + _Layout.DEADLINE)
         """When the function's time is over."""
@@ -99,7 +119,7 @@ class Seat:
     def running(self, job_id: UUID, limit_seconds: float | None) -> Iterator[None]:
         """Surrounds a function. Its job keeps the seat until `leave`, and counts as begun before anything of
         it runs."""
-        self._remember(job_id)
+        self._begun.note(job_id)
         self._memory[self._offset : self._offset + 16] = job_id.bytes
         if limit_seconds is not None:
             self.deadline.set_in(limit_seconds)
@@ -111,10 +131,4 @@ class Seat:
             self.deadline.clear()
 
     def leave(self) -> None:
-        self._memory[self._offset : self._offset + _Layout.COUNT] = bytes(_Layout.COUNT)
-
-    def _remember(self, job_id: UUID) -> None:
-        (count,) = _COUNT.unpack_from(self._memory, self._offset + _Layout.COUNT)
-        at = self._offset + _Layout.BEGUN + 16 * (count % MOST_REMEMBERED)
-        self._memory[at : at + 16] = job_id.bytes
-        _COUNT.pack_into(self._memory, self._offset + _Layout.COUNT, count + 1)
+        self._memory[self._offset : self._offset + _Layout.SIZE] = bytes(_Layout.SIZE)

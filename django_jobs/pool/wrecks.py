@@ -7,10 +7,10 @@ import logging
 import time
 from pathlib import Path
 
-from .. import spool
+from .. import reports, spool
 from ..models import Job
 from ..models.jobs import BACK
-from .seats import begun_in
+from .seats import begun_of
 
 DEAD_SECONDS = 1
 """For how long a worker must be known to be dead: its children outlive it by moments, in which they begin
@@ -38,16 +38,18 @@ class Wrecks:
             if at - self._dead_since[path] < DEAD_SECONDS:
                 continue
             held = Job.objects.started().ours().filter(worker=worker_id, elsewhere_until__isnull=True)
-            ids = set(held.values_list("pk", flat=True))
+            claims = dict(held.values_list("pk", "claim_id"))
             try:  # After the rows: what has begun by now counts.
                 told_at = path.stat().st_mtime
-                begun = begun_in(path.read_bytes()) if ids else set()
+                begun = begun_of(claims, path.read_bytes()) if claims else set()
             except OSError:
                 continue  # Another process has settled it.
-            if unbegun := ids - begun:
+            # What has a report in a file was begun too, maybe long ago; somebody holds its row.
+            begun |= {job_id for job_id, claim_id in reports.kept_claims() if claims.get(job_id) == claim_id}
+            if unbegun := claims.keys() - begun:
                 given = held.filter(pk__in=unbegun).update_unless_locked(**BACK)
                 logger.warning("%s jobs that a killed worker had not begun are given back.", given)
                 returned += given
-            if not ids and time.time() - told_at > KEPT_SECONDS:
+            if not claims and time.time() - told_at > KEPT_SECONDS:
                 spool.drop(path)
         return returned

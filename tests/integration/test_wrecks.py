@@ -175,19 +175,37 @@ def test_work_that_goes_on_elsewhere_has_begun(claim_all, worker, folder):
     assert (fresh(job).status, fresh(job).elsewhere_until is None) == (STARTED, False)
 
 
-def test_what_has_begun_and_has_a_report_in_a_file_is_recorded_and_not_run_again(claim_all, worker, folder):
-    begun, unbegun = claim_all(2)
-    seats = Seats(1, 1, spool.new_running_file(worker.pk))
-    begin(seats.of_child(0)[0], begun)
-    path = reports.keep(reports.document(fresh(begun), Outcome.finished(result=5), "w1"))
+def keep_report(job):
+    """In a file of a process that has ended."""
+    path = reports.keep(reports.document(job, Outcome.finished(result=5), "w1"))
     path.rename(path.with_name(f"{path.name.rpartition('.')[0].rpartition('.')[0]}.999999-1.json"))
+
+
+def test_what_has_a_report_in_a_file_is_recorded_and_not_run_again(claim_all, worker, folder):
+    """It was begun so long ago that nothing else tells; its row was locked."""
+    begun, unbegun = claim_all(2)
+    Seats(1, 1, spool.new_running_file(worker.pk))
+    keep_report(fresh(begun))
     kill(folder)
 
-    settle()
+    assert settle() == 1
     reports.deliver_kept()
 
     assert [fresh(job).status for job in (begun, unbegun)] == [FINISHED, QUEUED]
     assert fresh(begun).result == 5
+
+
+def test_a_report_of_an_earlier_claim_says_nothing_of_a_later_one(claim_all, worker, folder):
+    (job,) = claim_all(1)
+    earlier = fresh(job)
+    earlier.claim_id = uuid4()
+    Seats(1, 1, spool.new_running_file(worker.pk))
+    keep_report(earlier)
+    (folder / "odd.json").write_text("odd")
+    kill(folder)
+
+    assert settle() == 1
+    assert fresh(job).status == QUEUED
 
 
 def test_the_file_stays_while_a_claim_may_be_on_its_way_and_as_long_as_jobs_are_held(
@@ -267,6 +285,6 @@ def test_the_file_of_one_that_holds_nothing_any_more_is_not_searched(claim_all, 
     def refuse(data):
         raise AssertionError("searched")
 
-    monkeypatch.setattr(wrecks, "begun_in", refuse)
+    monkeypatch.setattr(wrecks, "begun_of", refuse)
 
     assert settle() == 0

@@ -1,15 +1,18 @@
 """Seats: what a child runs is seen by its worker, and stays in a file when all of them are gone."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
 
-from django_jobs.pool.seats import MOST_REMEMBERED, Seats, begun_in
+from django_jobs.pool.seats import Seats, begun_of
+from django_jobs.pool.workload import MOST_IN_ADVANCE
 from tests.conftest import wait_until
 
 
@@ -81,7 +84,7 @@ def test_no_seat_touches_another_or_the_fence():
     ids = [UUID(int=number) for number in range(1, 13)]
     seats.fence.set(5)
     for seat, job_id in zip(all_seats, ids, strict=True):
-        for _ in range(MOST_REMEMBERED + 3):  # Once around.
+        for _ in range(seats.remembered + 3):  # Once around.
             with seat.running(job_id, job_id.int):
                 seat.deadline.set(job_id.int)
                 seat.cpu_deadline.set(job_id.int)
@@ -129,9 +132,9 @@ def test_what_was_begun_is_in_the_file_before_anything_of_it_runs(file):
     job_id = uuid4()
 
     with seat.running(job_id, 60):
-        assert begun_in(path.read_bytes()) == {job_id}
+        assert begun_of([job_id, uuid4()], path.read_bytes()) == {job_id}
     seat.leave()
-    assert begun_in(path.read_bytes()) == {job_id}
+    assert begun_of([job_id, uuid4()], path.read_bytes()) == {job_id}
 
 
 def test_the_file_tells_of_all_seats_what_they_have_begun_lately(file):
@@ -145,18 +148,47 @@ def test_the_file_tells_of_all_seats_what_they_have_begun_lately(file):
                 pass
             seat.leave()
 
-    assert begun_in(path.read_bytes()) == {job_id for begun in ids.values() for job_id in begun}
+    begun = {job_id for each in ids.values() for job_id in each}
+    assert begun_of({*begun, uuid4()}, path.read_bytes()) == begun
 
 
-def test_the_file_forgets_the_oldest_first(file):
+@pytest.mark.parametrize("per_child", [1, 1 + 100])
+def test_the_file_forgets_the_oldest_of_a_child_first(file, per_child):
     path, descriptor = file
-    seat = Seats(1, 1, descriptor).of_child(0)[0]
-    ids = [UUID(int=number) for number in range(1, MOST_REMEMBERED + 51)]
-    for job_id in ids:
-        with seat.running(job_id, None):
-            pass
+    seats = Seats(2, per_child, descriptor)
+    mine, others = [[uuid4() for _ in range(seats.remembered + 50)] for _ in range(2)]
+    for number, ids in enumerate([mine, others[:50]]):
+        some_seats = seats.of_child(number)[-3:]
+        for job_id, seat in zip(ids, itertools.cycle(some_seats)):
+            with seat.running(job_id, None):
+                pass
 
-    assert begun_in(path.read_bytes()) == set(ids[50:])
+    assert begun_of(mine, path.read_bytes()) == set(mine[50:])
+    assert begun_of(others, path.read_bytes()) == set(others[:50])
+
+
+@pytest.mark.parametrize("concurrency", [1, 100, 1000])
+def test_all_is_remembered_that_a_child_may_have_begun_and_whose_end_is_told_nowhere(concurrency):
+    gathered, running = MOST_IN_ADVANCE, concurrency if concurrency > 1 else 0
+    handed = MOST_IN_ADVANCE + running
+
+    assert Seats(1, 1 + running).remembered > gathered + handed
+
+
+def test_what_several_threads_of_a_child_begin_at_once_is_told(file):
+    path, descriptor = file
+    seats = Seats(1, 9, descriptor).of_child(0)
+    ids = [uuid4() for _ in range(240)]
+
+    def begin(number):
+        for job_id in ids[number::8]:
+            with seats[1 + number].running(job_id, None):
+                pass
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(8)))
+
+    assert begun_of(ids, path.read_bytes()) == set(ids)
 
 
 def test_what_a_seat_began_is_told_when_another_process_has_it_anew(file):
@@ -170,7 +202,7 @@ def test_what_a_seat_began_is_told_when_another_process_has_it_anew(file):
         with seat.running(ids[-1], None):
             pass
 
-    assert begun_in(path.read_bytes()) == set(ids)
+    assert begun_of([*ids, uuid4()], path.read_bytes()) == set(ids)
 
 
 def test_the_file_outlives_a_process_that_was_killed(tmp_path):
@@ -186,14 +218,17 @@ with seats.of_child(1)[0].running(UUID({str(job_id)!r}), None):
     killed = subprocess.run([sys.executable, "-c", code], check=False)
 
     assert killed.returncode == -signal.SIGKILL
-    assert begun_in(path.read_bytes()) == {job_id}
+    assert begun_of([job_id, uuid4()], path.read_bytes()) == {job_id}
 
 
-@pytest.mark.parametrize("size", [0, 7, 8, 9, 100, 4200, 10_000])
+@pytest.mark.parametrize("size", [0, 7, 16, 17, 100, 4200, 10_000])
 def test_a_file_that_was_cut_is_read_as_far_as_it_goes(file, size):
     path, descriptor = file
-    seats = Seats(3, 1, descriptor)
-    with seats.of_child(0)[0].running(uuid4(), None):
-        pass
+    seat, ids = Seats(3, 1, descriptor).of_child(0)[0], [uuid4() for _ in range(9)]
+    for job_id in ids:
+        with seat.running(job_id, None):
+            pass
 
-    assert begun_in(path.read_bytes()[:size]) <= begun_in(path.read_bytes())
+    told = begun_of(ids, path.read_bytes()[:size])
+
+    assert told == set(ids) if size >= 4200 else told <= set(ids)
