@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(tempfile.mkdtemp(prefix="django-jobs-pages-"))
-os.environ.setdefault("PROJECT_DATA", str(FOLDER))
+os.environ["PROJECT_DATA"] = str(FOLDER)  # Where the settings look for the embedded server.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
 os.environ.setdefault("DATABASE_NAME", str(FOLDER / "db.sqlite3"))
 

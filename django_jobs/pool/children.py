@@ -73,6 +73,11 @@ class Child:
         return len(self.handed) - len(self._beside)
 
     @property
+    def in_advance(self) -> int:
+        """How many jobs it has, without the async ones that it can run at the same time."""
+        return self.in_turn + max(0, len(self._beside) - self.concurrency)
+
+    @property
     def has_more_in_turn(self) -> bool:
         """True if it has more than it runs, and runs nothing beside it."""
         return 1 < self.in_turn == len(self.handed)

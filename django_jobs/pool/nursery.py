@@ -39,6 +39,9 @@ class Nursery:
         max_memory_bytes: int | None = None,
     ) -> None:
         self.children: list[Child] = []
+        self.unsettled: set[int] = set()
+        """The numbers of children that have ended and whose last jobs are not settled. Their seats tell of
+        these, so others are taken first."""
         self.processes = processes
         self.max_jobs = max_jobs
         # While they are replaced there may be twice as many; and some that do not end.
@@ -63,7 +66,8 @@ class Nursery:
         if self._is_closing or self._forker is None or time.monotonic() < self._fill_at:
             return
         taken = {child.number for child in self.children}
-        free = (number for number in range(self.seats.children) if number not in taken)
+        free = [number for number in range(self.seats.children) if number not in taken]
+        free.sort(key=self.unsettled.__contains__)
         for number, _ in zip(free, range(self.processes - len(self.staying())), strict=False):
             try:
                 child = Child(self._forker, self.seats, number, self._worker_name, self._async_concurrency)

@@ -5,8 +5,8 @@ import signal
 
 from django.db import connection
 
-from django_jobs import Retry
-from django_jobs.models import Lease, Worker
+from django_jobs import Retry, enqueue_many
+from django_jobs.models import Job, Lease, Worker
 from django_jobs.processes import identity
 from django_jobs.states import CANCELED, FAILED, FINISHED, STARTED
 from tests import tasks
@@ -96,6 +96,29 @@ def test_when_workers_are_killed_their_children_die_and_another_worker_settles_t
 
     assert canceled.wait(timeout=60).status == CANCELED
     assert [line.split()[0] for line in lines(stopped)] == ["started"]
+
+
+def test_when_workers_are_killed_amid_many_short_jobs_each_runs_once_at_most(start_worker, tmp_path):
+    """What they had claimed and not begun others run; what they had begun and not recorded is cut."""
+    effects = [tmp_path / f"effects-{number}" for number in range(1000)]
+    jobs = enqueue_many(tasks.note.call(str(path), "ran") for path in effects)
+    has_run = (path for path in effects if wait_until(path.exists))
+
+    for _ in range(3):
+        worker = start_worker("file_processing", "--processes=2", LEASE_SECONDS="3")
+        for _ in range(100):
+            next(has_run)
+        worker.kill()
+    start_worker("file_processing", "--processes=2", LEASE_SECONDS="3")
+    wait_until(lambda: not Job.objects.unfinished().exists())
+
+    jobs = [fresh(job) for job in jobs]
+    assert {job.attempt for job in jobs} == {1}
+    assert {len(lines(path)) for path in effects} <= {0, 1}
+    finished = [path for job, path in zip(jobs, effects, strict=True) if job.status == FINISHED]
+    assert all(path.exists() for path in finished)
+    assert all(job.is_interrupted for job in jobs if job.status != FINISHED)
+    assert len(finished) > 300
 
 
 def test_an_interrupted_job_runs_again_when_a_person_asks_for_it(start_worker, tmp_path):

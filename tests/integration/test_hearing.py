@@ -10,7 +10,7 @@ from django_rq import get_queue
 from django_jobs.batches import Claimed, Report
 from django_jobs.engines.rq import hearing
 from django_jobs.engines.rq.prefork import PreforkWorker
-from django_jobs.engines.rq.taking import Taken
+from django_jobs.engines.rq.taking import Arrivals, Taken
 from django_jobs.pool.children import Child
 from django_jobs.pool.holdings import Held
 from django_jobs.pool.seats import Seats
@@ -30,7 +30,7 @@ class ForksLater:
 def worker(valkey, monkeypatch):
     monkeypatch.setattr(hearing, "GATHER_SECONDS", 60)  # No busy machine takes as long.
     worker = PreforkWorker([get_queue("file_processing")], connection=valkey)
-    worker._nursery = SimpleNamespace(children=[])
+    worker._nursery, worker._arrivals = SimpleNamespace(children=[]), Arrivals(valkey, worker.queues)
     worker._workload.note("shop.pay", 6)
     yield worker
     for child in worker._nursery.children:
@@ -78,6 +78,37 @@ def test_not_more_reports_wait_than_the_seats_remember_of(worker, handed):
 
     end_one(worker, child)
     assert worker._outbox.seconds_to_wait() == 0
+
+
+def test_nothing_is_handed_out_while_more_reports_are_in_memory_alone_than_a_child_remembers(
+    worker, handed, monkeypatch
+):
+    child, waiting = handed(MOST_IN_ADVANCE + 1), Claimed(uuid4(), 1, "shop.pay", "mail", "[]")
+    monkeypatch.setattr(worker._outbox, "_resting_until", time.monotonic() + 600)
+    monkeypatch.setattr(worker, "_may_take", lambda: True)
+    worker._nursery.fill, worker._nursery.staying = lambda: None, lambda: [child]
+    worker._nursery.max_jobs = None
+    while child.handed:
+        end_one(worker, child)
+    worker._backlog.append(waiting)
+    worker._holdings.held[waiting.job_id] = Held(waiting, uuid4(), Taken("mail", "2"))
+
+    worker._hand_out()
+    assert not child.handed
+
+    worker._outbox._waiting.popitem()  # As if it was recorded.
+    worker._hand_out()
+    assert list(child.handed) == [waiting.job_id]
+
+
+def test_nothing_is_taken_while_reports_find_no_database(worker, handed, monkeypatch):
+    end_one(worker, handed(1))
+    monkeypatch.setattr(worker._outbox, "flush", list)
+    monkeypatch.setattr(worker._outbox, "_resting_until", time.monotonic() + 600)
+
+    worker._record()
+
+    assert worker._rests_until > time.monotonic()
 
 
 def test_only_children_with_work_for_longer_go_unheard_while_reports_are_gathered(worker, handed):

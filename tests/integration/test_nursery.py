@@ -72,6 +72,18 @@ def heard(nursery):
     return nursery.children
 
 
+def test_the_seat_of_a_child_whose_last_jobs_are_not_settled_is_taken_last(start_nursery):
+    nursery = start_nursery(2)
+    nursery.unsettled = {0, 1, 4}
+    nursery.fill()
+    assert [child.number for child in nursery.children] == [2, 3]
+
+    nursery.unsettled = set(range(nursery.seats.children)) - {0}
+    nursery.processes = 4
+    nursery.fill()
+    assert [child.number for child in nursery.children] == [2, 3, 0, 1]
+
+
 def run(child, claimed):
     """Have a child run this, and wait for its end."""
     assert child.hand(claimed)

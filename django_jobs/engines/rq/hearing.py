@@ -1,6 +1,7 @@
 """What children tell their worker, and how that is recorded: many reports at once."""
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...outbox import Outbox
 from ...outcomes import WENT_WELL
 from ...patience import patience
 from ...pool.children import Child
+from ...pool.holdings import PATIENCE_SECONDS
 from ...pool.workload import MOST_IN_ADVANCE
 from . import taking
 from .handing import HandingWorker
@@ -22,8 +24,6 @@ from .worker import TOLD_ELSEWHERE
 
 GATHER_SECONDS = 0.01
 """How long the report of a child that has more to do waits for others, to be recorded with them."""
-PATIENCE_SECONDS = 10
-"""How long the database may take to answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class HearingWorker(HandingWorker):
     def _note_end(self, report: Report) -> None:
         self._note_followers()
         if held := self._holdings.held.get(report.job_id):
-            may_wait = held.child and not held.child.is_idle and len(self._outbox) < MOST_IN_ADVANCE
+            may_wait = held.child and not held.child.is_idle and self._outbox.unkept < MOST_IN_ADVANCE
             within_seconds = GATHER_SECONDS if may_wait else 0
             self._outbox.put(replace(report, queue=held.claimed.queue), within_seconds=within_seconds)
             self._workload.note(held.claimed.task, report.ran_seconds)
@@ -82,6 +82,7 @@ class HearingWorker(HandingWorker):
             if job_id in begun:
                 logger.warning("Worker %s: child %s: %s; it ran job %s.", self.name, child.pid, how, job_id)
                 self._holdings.lose(job_id, f"Worker {self.name}: {how}.")
+                self._nursery.unsettled.add(child.number)
             else:
                 returned.append(claimed)
         child.close()
@@ -99,9 +100,18 @@ class HearingWorker(HandingWorker):
                 self._ends.append(End(held.ticket, taking.FAILED, TOLD_ELSEWHERE))
             if held.child and report.is_awaited:
                 held.child.note_recorded(report.job_id)
+        if self._outbox.rests and time.monotonic() >= self._rests_until:
+            self._rest()
         if self._holdings.has_lost:
             for held, evidence in self._holdings.end_lost():
                 self._ends.append(End(held.ticket, taking.STOPPED, evidence))
+            if not self._holdings.has_lost:
+                self._nursery.unsettled.clear()
+
+    def _hand_out(self) -> None:
+        """Nothing while so many reports are in memory alone that a child would forget what it has begun."""
+        if self._outbox.unkept <= MOST_IN_ADVANCE:
+            super()._hand_out()
 
     def _supplied(self) -> set[Child]:
         """While reports are gathered, the children that do not run out of jobs meanwhile. What they tell can

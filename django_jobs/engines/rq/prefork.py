@@ -1,8 +1,8 @@
 """The worker that runs jobs in long-lived children: it takes, claims, hands out, gathers, and reports many at
 once.
 
-One thread does all of that, and never waits for a job, a lock, or a batch to fill. Beside it the threads of
-the life signs see to what a child cannot see to itself.
+One thread does all of that, and never waits for a job or a lock. Beside it the threads of the life signs see
+to what a child cannot see to itself.
 """
 
 import gc
@@ -31,12 +31,12 @@ from ...models import Job, Queue, Worker
 from ...patience import patience
 from ...pool.child import LimitsOfTime
 from ...pool.children import Child
-from ...pool.holdings import Held
+from ...pool.holdings import PATIENCE_SECONDS, Held
 from ...pool.nursery import Nursery
 from ...pool.wrecks import Wrecks
 from ...supervision import Supervision
 from .handing import SHARE_EVERY_SECONDS
-from .hearing import PATIENCE_SECONDS, HearingWorker
+from .hearing import HearingWorker
 from .horses import asked_of
 from .taking import Arrivals, Taking
 from .trampoline import time_limit, time_limit_error
