@@ -49,11 +49,6 @@ class Outbox:
         """How many are in memory alone."""
         return len(self._waiting) - len(self._kept)
 
-    @property
-    def rests(self) -> bool:
-        """True while nothing is tried, as the database was away."""
-        return time.monotonic() < self._resting_until
-
     def put(self, report: Report, *, within_seconds: float = 0) -> None:
         """`within_seconds`: for so long it may wait for others, to be recorded with them."""
         at = time.monotonic()
@@ -79,13 +74,12 @@ class Outbox:
             with patience(router.db_for_write(Job), reports.LONGEST_WRITE_SECONDS):
                 for together in self._batches():
                     done += self._record(together)
-                self._due_at = NEVER
                 for report in self._record_one_by_one():  # Each counts, though the next one fails.
                     done.append(report)
+            self._due_at = NEVER
         except (DatabaseError, InterfaceError) as error:
             logger.warning("%s reports could not be written; trying again: %s", len(self._waiting), error)
-            self._due_at = time.monotonic()
-            self._resting_until = self._due_at + reports.RETRY_EVERY_SECONDS
+            self._resting_until = time.monotonic() + reports.RETRY_EVERY_SECONDS
             connections.close_all()
             self.keep(report.job_id for report, _ in list(self._waiting.values()))
         return done

@@ -85,8 +85,8 @@ def kept() -> Iterator[tuple[Path, Any]]:
 
 
 def names() -> list[str]:
-    """What the documents of all processes, also of living ones, were named."""
-    return [path.stem.rpartition(".")[0] for path in folder().glob("*.json")]
+    """What the documents of all processes were named, also of living ones, and those that were set aside."""
+    return [path.name.partition(".json")[0].rpartition(".")[0] for path in folder().glob("*.json*")]
 
 
 def new_running_file(worker_id: UUID) -> int | None:

@@ -73,7 +73,7 @@ class Child:
         return len(self.handed) - len(self._beside)
 
     @property
-    def in_advance(self) -> int:
+    def queued_up(self) -> int:
         """How many jobs it has, without the async ones that it can run at the same time."""
         return self.in_turn + max(0, len(self._beside) - self.concurrency)
 

@@ -1,4 +1,4 @@
-"""Memory that a worker shares with its children: what each runs now, until when it may, and what it has begun
+"""Memory that a worker shares with its children: what each runs now, until when it may, and what it has run
 lately.
 
 It is a file, where there may be one: so it outlives the worker, and tells what a worker that was killed had
@@ -15,7 +15,7 @@ from struct import Struct
 from uuid import UUID
 
 from ..processes import SharedMoment, boot_clock, memory_file
-from .workload import MOST_IN_ADVANCE
+from .workload import MOST_IN_ADVANCE, MOST_UNKEPT
 
 _CELL = 16
 """Ids lie at multiples of so many bytes, whatever else changes: another release may read the file."""
@@ -28,32 +28,33 @@ class Seats:
     Each child has `per_child` of them: the first for what runs in its main thread, the others for async jobs.
     `descriptor` is a file that other processes map as well; without one it is made.
 
-    A child's last `remembered` jobs are told as begun: all that it may have begun and its worker neither
-    recorded nor kept in files. A child is handed nothing while `MOST_IN_ADVANCE` reports are in memory alone,
-    and has no more than `MOST_IN_ADVANCE` jobs besides those that run.
+    What a child has begun is what its seats tell, and the last `remembered` jobs that have left one: all
+    whose ends its worker may have neither recorded nor kept in files. It hands out nothing while more than
+    `MOST_UNKEPT` reports are in memory alone, and a child has about `MOST_IN_ADVANCE` jobs at most besides
+    those in its other seats.
     """
 
     def __init__(self, children: int, per_child: int, descriptor: int | None = None) -> None:
         self.children, self.per_child = children, per_child
-        self.remembered = 2 * MOST_IN_ADVANCE + per_child
+        self.remembered = MOST_UNKEPT + MOST_IN_ADVANCE + 2 * per_child
         self.descriptor = memory_file() if descriptor is None else descriptor
         self._after_fence = _CELL
         self._after_seats = self._after_fence + children * per_child * _Layout.SIZE
-        size = self._after_seats + children * self._size_of_begun
+        size = self._after_seats + children * self._size_of_left
         if os.fstat(self.descriptor).st_size < size:
             os.truncate(self.descriptor, size)
         self.memory = mmap(self.descriptor, size)
         self.fence = SharedMoment(boot_clock, self.memory)
 
     @property
-    def _size_of_begun(self) -> int:
+    def _size_of_left(self) -> int:
         return _CELL * (1 + self.remembered)
 
     def of_child(self, number: int) -> "list[Seat]":
-        begun = _Begun(self.memory, self._after_seats + number * self._size_of_begun, self.remembered)
+        left = _Left(self.memory, self._after_seats + number * self._size_of_left, self.remembered)
         first = number * self.per_child
         starts = (self._after_fence + (first + each) * _Layout.SIZE for each in range(self.per_child))
-        return [Seat(self.memory, start, begun) for start in starts]
+        return [Seat(self.memory, start, left) for start in starts]
 
 
 def begun_of(job_ids: Collection[UUID], data: bytes) -> set[UUID]:
@@ -66,8 +67,8 @@ class _Layout:
     JOB, SINCE, DEADLINE, CPU_DEADLINE, CLOSED, SIZE = 0, 16, 24, 32, 40, 3 * _CELL
 
 
-class _Begun:
-    """What a child has begun lately, in any of its seats. The oldest is forgotten first."""
+class _Left:
+    """Which jobs have left the seats of a child lately. The first is forgotten first."""
 
     def __init__(self, memory: mmap, offset: int, most: int) -> None:
         self._memory, self._offset, self._most = memory, offset, most
@@ -84,8 +85,8 @@ class _Begun:
 class Seat:
     """What the function is that runs here; written by the child alone."""
 
-    def __init__(self, memory: mmap, offset: int, begun: _Begun) -> None:
-        self._memory, self._offset, self._begun = memory, offset, begun
+    def __init__(self, memory: mmap, offset: int, left: _Left) -> None:
+        self._memory, self._offset, self._left = memory, offset, left
         self._since = SharedMoment(boot_clock, memory, offset + _Layout.SINCE)
         self.deadline = SharedMoment(time.monotonic, memory, offset + _Layout.DEADLINE)
         """When the function's time is over."""
@@ -119,7 +120,6 @@ class Seat:
     def running(self, job_id: UUID, limit_seconds: float | None) -> Iterator[None]:
         """Surrounds a function. Its job keeps the seat until `leave`, and counts as begun before anything of
         it runs."""
-        self._begun.note(job_id)
         self._memory[self._offset : self._offset + 16] = job_id.bytes
         if limit_seconds is not None:
             self.deadline.set_in(limit_seconds)
@@ -131,4 +131,6 @@ class Seat:
             self.deadline.clear()
 
     def leave(self) -> None:
+        if job_id := self.job_id:
+            self._left.note(job_id)  # First, so that it is told at any time.
         self._memory[self._offset : self._offset + _Layout.SIZE] = bytes(_Layout.SIZE)

@@ -6,6 +6,8 @@ IN_ADVANCE_SECONDS = 0.05
 """How much work, as far as is known, a child has waiting at most."""
 MOST_IN_ADVANCE = 128
 """How many jobs a child has at most, besides the async ones that it runs at the same time."""
+MOST_UNKEPT = 128
+"""While more reports than this are in memory alone, no job is handed out."""
 _WEIGHT = 0.2  # of the last run in what is expected of the next
 
 

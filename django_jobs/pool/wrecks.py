@@ -44,8 +44,8 @@ class Wrecks:
                 begun = begun_of(claims, path.read_bytes()) if claims else set()
             except OSError:
                 continue  # Another process has settled it.
-            # What has a report in a file was begun too, maybe long ago; somebody holds its row.
-            begun |= {job_id for job_id, claim_id in reports.kept_claims() if claims.get(job_id) == claim_id}
+            if claims:  # What has a report in a file was begun too, maybe long ago; somebody holds its row.
+                begun |= {job for job, claim in reports.kept_claims() if claims.get(job) == claim}
             if unbegun := claims.keys() - begun:
                 given = held.filter(pk__in=unbegun).update_unless_locked(**BACK)
                 logger.warning("%s jobs that a killed worker had not begun are given back.", given)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 from django.db import connection
 
@@ -102,12 +103,13 @@ def test_when_workers_are_killed_amid_many_short_jobs_each_runs_once_at_most(sta
     """What they had claimed and not begun others run; what they had begun and not recorded is cut."""
     effects = [tmp_path / f"effects-{number}" for number in range(1000)]
     jobs = enqueue_many(tasks.note.call(str(path), "ran") for path in effects)
-    has_run = (path for path in effects if wait_until(path.exists))
 
-    for _ in range(3):
+    def have_run(count):
+        return sum(path.exists() for path in effects) >= count
+
+    for count in (100, 200, 300):
         worker = start_worker("file_processing", "--processes=2", LEASE_SECONDS="3")
-        for _ in range(100):
-            next(has_run)
+        wait_until(partial(have_run, count))
         worker.kill()
     start_worker("file_processing", "--processes=2", LEASE_SECONDS="3")
     wait_until(lambda: not Job.objects.unfinished().exists())

@@ -11,10 +11,11 @@ from django_jobs.batches import Claimed, Report
 from django_jobs.engines.rq import hearing
 from django_jobs.engines.rq.prefork import PreforkWorker
 from django_jobs.engines.rq.taking import Arrivals, Taken
+from django_jobs.pool import lines
 from django_jobs.pool.children import Child
 from django_jobs.pool.holdings import Held
 from django_jobs.pool.seats import Seats
-from django_jobs.pool.workload import MOST_IN_ADVANCE
+from django_jobs.pool.workload import MOST_IN_ADVANCE, MOST_UNKEPT, Workload
 from django_jobs.states import FINISHED
 from tests import tasks
 
@@ -30,7 +31,16 @@ class ForksLater:
 def worker(valkey, monkeypatch):
     monkeypatch.setattr(hearing, "GATHER_SECONDS", 60)  # No busy machine takes as long.
     worker = PreforkWorker([get_queue("file_processing")], connection=valkey)
-    worker._nursery, worker._arrivals = SimpleNamespace(children=[]), Arrivals(valkey, worker.queues)
+    children = []
+    worker._nursery = SimpleNamespace(
+        children=children,
+        staying=lambda: children,
+        fill=lambda: None,
+        processes=1,
+        max_jobs=None,
+        unsettled=set(),
+    )
+    worker._arrivals = Arrivals(valkey, worker.queues)
     worker._workload.note("shop.pay", 6)
     yield worker
     for child in worker._nursery.children:
@@ -69,10 +79,10 @@ def test_a_report_waits_for_others_as_long_as_its_child_has_more_to_do(worker, h
     assert worker._outbox.seconds_to_wait() == 0
 
 
-def test_not_more_reports_wait_than_the_seats_remember_of(worker, handed):
-    child = handed(2 * MOST_IN_ADVANCE)
+def test_not_more_reports_wait_than_may_be_in_memory_alone(worker, handed):
+    child = handed(2 * MOST_UNKEPT)
 
-    for _ in range(MOST_IN_ADVANCE):
+    for _ in range(MOST_UNKEPT):
         end_one(worker, child)
     assert worker._outbox.seconds_to_wait() > 0
 
@@ -80,14 +90,8 @@ def test_not_more_reports_wait_than_the_seats_remember_of(worker, handed):
     assert worker._outbox.seconds_to_wait() == 0
 
 
-def test_nothing_is_handed_out_while_more_reports_are_in_memory_alone_than_a_child_remembers(
-    worker, handed, monkeypatch
-):
-    child, waiting = handed(MOST_IN_ADVANCE + 1), Claimed(uuid4(), 1, "shop.pay", "mail", "[]")
-    monkeypatch.setattr(worker._outbox, "_resting_until", time.monotonic() + 600)
-    monkeypatch.setattr(worker, "_may_take", lambda: True)
-    worker._nursery.fill, worker._nursery.staying = lambda: None, lambda: [child]
-    worker._nursery.max_jobs = None
+def test_nothing_is_handed_out_while_too_many_reports_are_in_memory_alone(worker, handed):
+    child, waiting = handed(MOST_UNKEPT + 1), Claimed(uuid4(), 1, "shop.pay", "mail", "[]")
     while child.handed:
         end_one(worker, child)
     worker._backlog.append(waiting)
@@ -101,14 +105,43 @@ def test_nothing_is_handed_out_while_more_reports_are_in_memory_alone_than_a_chi
     assert list(child.handed) == [waiting.job_id]
 
 
-def test_nothing_is_taken_while_reports_find_no_database(worker, handed, monkeypatch):
-    end_one(worker, handed(1))
-    monkeypatch.setattr(worker._outbox, "flush", list)
+@pytest.mark.parametrize(("unkept", "rests"), [(MOST_UNKEPT, False), (MOST_UNKEPT + 1, True)])
+def test_nothing_is_taken_that_could_not_be_handed_out(worker, handed, monkeypatch, unkept, rests):
+    child = handed(unkept)
+    while child.handed:
+        end_one(worker, child)
     monkeypatch.setattr(worker._outbox, "_resting_until", time.monotonic() + 600)
 
     worker._record()
 
-    assert worker._rests_until > time.monotonic()
+    assert (worker._rests_until > time.monotonic()) == rests
+
+
+def test_async_jobs_that_have_to_wait_are_no_more_than_others(worker, handed):
+    task, worker._workload = tasks.add_slowly.name, Workload()
+    worker._workload.note(task, 0.000001)
+    child, another = handed(0, beside=2 + MOST_IN_ADVANCE - 1), Claimed(uuid4(), 1, task, "mail", "[]")
+    assert worker._may_have(child, 0, another)
+
+    assert child.hand(another)
+
+    assert not worker._may_have(child, 0, another)
+    assert worker._room(None)[0] <= 1  # For a job that is not async.
+
+
+@pytest.mark.django_db
+def test_the_seat_of_a_child_that_was_killed_is_spared_until_its_job_is_settled(worker, handed):
+    child = handed(1)
+    job_id, _ = lines.receive_job(child._jobs_behind)  # As if it had come to that.
+    with child.seats[0].running(job_id, None):
+        pass
+    worker._nursery.remove = lambda child: "its process was ended by signal 9 (Killed)"
+
+    worker._bury(child)
+    assert worker._nursery.unsettled == {child.number}
+
+    worker._record()  # There is no such job any more.
+    assert (worker._nursery.unsettled, job_id in worker._holdings.held) == (set(), False)
 
 
 def test_only_children_with_work_for_longer_go_unheard_while_reports_are_gathered(worker, handed):

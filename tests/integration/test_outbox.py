@@ -113,6 +113,9 @@ def test_a_report_that_may_wait_is_recorded_with_the_next_that_may_not(box, end)
     assert box.seconds_to_wait() == 0
     assert set(recorded(box.flush())) == {first.pk, second.pk}
     assert (len(box), box.seconds_to_wait()) == (0, None)
+    _, third_report = end(3)
+    box.put(third_report, within_seconds=60)
+    assert box.seconds_to_wait() > 0
 
 
 def test_a_report_that_may_wait_is_recorded_when_its_time_is_over(box, end):
@@ -391,9 +394,28 @@ def test_what_is_told_alone_waits_for_nothing_that_is_locked_and_needs_no_file(
     assert (len(box), kept_in(folder)) == (0, [])
 
 
+def test_an_error_that_nobody_knows_keeps_no_report_from_being_tried_again(box, end, monkeypatch, locked):
+    (_, first), (_, second) = end(), end()
+    locked |= {first.job_id, second.job_id}
+
+    def fail(*args, **options):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(reports, "deliver", fail)
+    monkeypatch.setattr(reports, "give_up", fail)
+    box.put(first)
+    box.put(second)
+
+    with pytest.raises(RuntimeError):
+        box.flush()
+
+    assert (len(box), box.seconds_to_wait()) == (2, 0)
+
+
 def test_what_no_disk_takes_is_tried_as_often_as_its_lock(box, end, monkeypatch, locked):
     refused = []
     monkeypatch.setattr(reports, "keep", refused.append)
+    monkeypatch.setattr(outbox, "LOOK_AT_LOCKED_EVERY_SECONDS", 60)
     held, held_report = end()
     locked.add(held.pk)
     box.put(held_report)

@@ -53,6 +53,7 @@ def claim_all(job_factory, worker):
 def begin(seat, job):
     with seat.running(job.pk, None):
         pass
+    seat.leave()
 
 
 def running_file(folder):
@@ -108,8 +109,7 @@ def test_what_begins_while_the_rows_are_read_is_not_given_back(claim_all, worker
     kill(folder)
 
     def begin_first(execute, *statement):
-        if seat.job_id is None:
-            begin(seat, begun)
+        begin(seat, begun)
         return execute(*statement)
 
     with connection.execute_wrapper(begin_first):
@@ -193,6 +193,17 @@ def test_what_has_a_report_in_a_file_is_recorded_and_not_run_again(claim_all, wo
 
     assert [fresh(job).status for job in (begun, unbegun)] == [FINISHED, QUEUED]
     assert fresh(begun).result == 5
+
+
+def test_what_has_a_report_that_was_set_aside_is_not_run_again(claim_all, worker, folder):
+    (begun,) = claim_all(1)
+    Seats(1, 1, spool.new_running_file(worker.pk))
+    keep_report(fresh(begun))
+    for path in folder.glob("*.json"):
+        spool.set_aside(path, ValueError())
+    kill(folder)
+
+    assert settle() == 0
 
 
 def test_a_report_of_an_earlier_claim_says_nothing_of_a_later_one(claim_all, worker, folder):

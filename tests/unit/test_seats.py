@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from uuid import UUID, uuid4
 
 import pytest
 
-from django_jobs.pool.seats import Seats, begun_of
-from django_jobs.pool.workload import MOST_IN_ADVANCE
+from django_jobs.pool.seats import Seats, _Left, begun_of
 from tests.conftest import wait_until
 
 
@@ -143,52 +143,65 @@ def test_the_file_tells_of_all_seats_what_they_have_begun_lately(file):
     ids = {(number, place): [uuid4() for _ in range(20)] for number in range(3) for place in range(2)}
     for (number, place), begun in ids.items():
         seat = seats.of_child(number)[place]
-        for job_id in begun:
-            with seat.running(job_id, None):
-                pass
-            seat.leave()
+        run(seat, *begun)
 
     begun = {job_id for each in ids.values() for job_id in each}
     assert begun_of({*begun, uuid4()}, path.read_bytes()) == begun
 
 
+def run(seat, *job_ids):
+    for job_id in job_ids:
+        with seat.running(job_id, None):
+            pass
+        seat.leave()
+
+
 @pytest.mark.parametrize("per_child", [1, 1 + 100])
-def test_the_file_forgets_the_oldest_of_a_child_first(file, per_child):
+def test_the_file_forgets_what_left_the_seats_of_a_child_first(file, per_child):
     path, descriptor = file
     seats = Seats(2, per_child, descriptor)
     mine, others = [[uuid4() for _ in range(seats.remembered + 50)] for _ in range(2)]
-    for number, ids in enumerate([mine, others[:50]]):
-        some_seats = seats.of_child(number)[-3:]
-        for job_id, seat in zip(ids, itertools.cycle(some_seats)):
-            with seat.running(job_id, None):
-                pass
+    for job_id, seat in zip(mine, itertools.cycle(seats.of_child(0)[-3:])):
+        run(seat, job_id)
+    run(seats.of_child(1)[0], *others[:50])
 
     assert begun_of(mine, path.read_bytes()) == set(mine[50:])
     assert begun_of(others, path.read_bytes()) == set(others[:50])
 
 
-@pytest.mark.parametrize("concurrency", [1, 100, 1000])
-def test_all_is_remembered_that_a_child_may_have_begun_and_whose_end_is_told_nowhere(concurrency):
-    gathered, running = MOST_IN_ADVANCE, concurrency if concurrency > 1 else 0
-    handed = MOST_IN_ADVANCE + running
-
-    assert Seats(1, 1 + running).remembered > gathered + handed
-
-
-def test_what_several_threads_of_a_child_begin_at_once_is_told(file):
+def test_what_runs_for_long_beside_many_others_is_told_until_and_after_its_end(file):
     path, descriptor = file
-    seats = Seats(1, 9, descriptor).of_child(0)
-    ids = [uuid4() for _ in range(240)]
+    seats = Seats(1, 3, descriptor)
+    _, long, short = seats.of_child(0)
+    job_id = uuid4()
 
-    def begin(number):
+    with long.running(job_id, None):
+        run(short, *(uuid4() for _ in range(2 * seats.remembered)))
+        assert begun_of([job_id], path.read_bytes()) == {job_id}
+    long.leave()
+    run(short, uuid4())
+
+    assert begun_of([job_id], path.read_bytes()) == {job_id}
+
+
+def test_what_leaves_several_seats_of_a_child_at_once_is_told():
+    class SlowMemory(bytearray):
+        def __setitem__(self, place, value):
+            time.sleep(0.001)  # Another thread runs.
+            super().__setitem__(place, value)
+
+    memory, barrier = SlowMemory(16 * 101), Barrier(8)
+    left, ids = _Left(memory, 0, 100), [uuid4() for _ in range(80)]
+
+    def note(number):
+        barrier.wait(60)
         for job_id in ids[number::8]:
-            with seats[1 + number].running(job_id, None):
-                pass
+            left.note(job_id)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(begin, range(8)))
+        list(pool.map(note, range(8)))
 
-    assert begun_of(ids, path.read_bytes()) == set(ids)
+    assert begun_of(ids, bytes(memory)) == set(ids)
 
 
 def test_what_a_seat_began_is_told_when_another_process_has_it_anew(file):
@@ -224,11 +237,9 @@ with seats.of_child(1)[0].running(UUID({str(job_id)!r}), None):
 @pytest.mark.parametrize("size", [0, 7, 16, 17, 100, 4200, 10_000])
 def test_a_file_that_was_cut_is_read_as_far_as_it_goes(file, size):
     path, descriptor = file
-    seat, ids = Seats(3, 1, descriptor).of_child(0)[0], [uuid4() for _ in range(9)]
-    for job_id in ids:
-        with seat.running(job_id, None):
-            pass
+    seat, ids, running = Seats(3, 1, descriptor).of_child(0)[0], [uuid4() for _ in range(9)], uuid4()
+    run(seat, *ids)
+    with seat.running(running, None):
+        told = begun_of([*ids, running], path.read_bytes()[:size])
 
-    told = begun_of(ids, path.read_bytes()[:size])
-
-    assert told == set(ids) if size >= 4200 else told <= set(ids)
+    assert told == {*ids, running} if size >= 4200 else told == ({running} if size == 100 else set())

@@ -103,7 +103,7 @@ class HandingWorker(HorsesWorker):
         coming = self._nursery.processes - len(staying)  # Those to be forked.
         free = sum(not child.in_turn for child in staying) + coming - len(self._horses)
         beside = sum(child.free_beside for child in staying) + coming * (self.async_concurrency - 1)
-        ahead = sum(self._workload.room(self._load(child), child.in_advance) for child in staying)
+        ahead = sum(self._workload.room(self._load(child), child.queued_up) for child in staying)
         begun = len(self._backlog) + len(self._later)
         room = max(0, free + ahead + self._workload.beside(beside) - begun)
         if self._nursery.max_jobs:
@@ -286,7 +286,7 @@ class HandingWorker(HorsesWorker):
         most = self._nursery.max_jobs
         if most and child.ran + len(child.handed) >= most:
             return False
-        return child.has_free_hands(claimed) or self._workload.has_room(load, claimed.task, child.in_advance)
+        return child.has_free_hands(claimed) or self._workload.has_room(load, claimed.task, child.queued_up)
 
     def _share(self) -> None:
         """Let no job wait behind one that takes long: a free child gets it, else another worker."""

@@ -15,7 +15,7 @@ from ...outcomes import WENT_WELL
 from ...patience import patience
 from ...pool.children import Child
 from ...pool.holdings import PATIENCE_SECONDS
-from ...pool.workload import MOST_IN_ADVANCE
+from ...pool.workload import MOST_UNKEPT
 from . import taking
 from .handing import HandingWorker
 from .horses import Horse
@@ -67,7 +67,7 @@ class HearingWorker(HandingWorker):
     def _note_end(self, report: Report) -> None:
         self._note_followers()
         if held := self._holdings.held.get(report.job_id):
-            may_wait = held.child and not held.child.is_idle and self._outbox.unkept < MOST_IN_ADVANCE
+            may_wait = held.child and not held.child.is_idle and self._outbox.unkept < MOST_UNKEPT
             within_seconds = GATHER_SECONDS if may_wait else 0
             self._outbox.put(replace(report, queue=held.claimed.queue), within_seconds=within_seconds)
             self._workload.note(held.claimed.task, report.ran_seconds)
@@ -100,8 +100,8 @@ class HearingWorker(HandingWorker):
                 self._ends.append(End(held.ticket, taking.FAILED, TOLD_ELSEWHERE))
             if held.child and report.is_awaited:
                 held.child.note_recorded(report.job_id)
-        if self._outbox.rests and time.monotonic() >= self._rests_until:
-            self._rest()
+        if self._outbox.unkept > MOST_UNKEPT and time.monotonic() >= self._rests_until:
+            self._rest()  # What is taken now would only be given back.
         if self._holdings.has_lost:
             for held, evidence in self._holdings.end_lost():
                 self._ends.append(End(held.ticket, taking.STOPPED, evidence))
@@ -110,7 +110,7 @@ class HearingWorker(HandingWorker):
 
     def _hand_out(self) -> None:
         """Nothing while so many reports are in memory alone that a child would forget what it has begun."""
-        if self._outbox.unkept <= MOST_IN_ADVANCE:
+        if self._outbox.unkept <= MOST_UNKEPT:
             super()._hand_out()
 
     def _supplied(self) -> set[Child]:
