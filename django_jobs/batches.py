@@ -110,7 +110,7 @@ def record(reports: Sequence[Report], worker_id: UUID) -> set[UUID]:
 
 def record_progress(documents: Sequence[str]) -> None:
     """Write how far these attempts are and what they have logged, each a `reports.progress_document` in JSON,
-    if they still run. Of two of one job either may count."""
+    if they still run and nobody else holds their rows. Of two of one job either may count."""
     alias = router.db_for_write(Job)
     with connections[alias].cursor() as cursor:
         cursor.execute(_statement(alias, _PROGRESS), [f"[{','.join(documents)}]"])
@@ -201,13 +201,18 @@ SELECT {now}, queue, task, worker_name, outcome, fingerprint,
 _ALIKE = "GROUP BY queue, task, worker_name, outcome, fingerprint, wait_bucket, run_bucket"
 
 _PROGRESS = """
-WITH told AS MATERIALIZED ({told})
+WITH told AS MATERIALIZED ({told}){free}
 UPDATE {job} SET progress = told.progress, progress_message = told.progress_message,
        stage = told.stage, stages = told.stages{jsonb}, stage_names = told.stage_names{jsonb},
        live_log = told.log
 FROM told
 WHERE {job}.id = told.job AND {job}.attempt = told.attempt AND {job}.claim_id = told.claim
-      AND {job}.status || '' = '{started}'
+      AND {job}.status || '' = '{started}'{is_free}
+"""
+_FREE = """,
+free AS MATERIALIZED (
+    SELECT id FROM {job} WHERE id IN (SELECT job FROM told) ORDER BY id FOR UPDATE SKIP LOCKED
+)
 """
 
 _WELL = ", ".join(f"'{outcome}'" for outcome in sorted(WENT_WELL))
@@ -263,7 +268,10 @@ WITH told AS MATERIALIZED ({{told}})
 def _statement(alias: str, template: str) -> str:
     connection = connections[alias]
     quote, now = connection.ops.quote_name, sql.NOW[connection.vendor]
+    free = is_free = ""
     if connection.vendor == "postgresql":
+        free = _FREE.format(job=quote(Job._meta.db_table))
+        is_free = f" AND {quote(Job._meta.db_table)}.id IN (SELECT id FROM free)"  # noqa: S608
         kinds = ", ".join(f"{name} {kind}" for name, kind in _TOLD.items())
         told, jsonb = f"SELECT * FROM jsonb_to_recordset(%s::jsonb) AS documents({kinds})", "::jsonb"  # noqa: S608
         after = "{now} + told.{seconds} * interval '1 second'"
@@ -279,6 +287,8 @@ def _statement(alias: str, template: str) -> str:
         tally=quote(Tally._meta.db_table),
         worker=quote(Worker._meta.db_table),
         told=told,
+        free=free,
+        is_free=is_free,
         jsonb=jsonb,
         now=now,
         due=after.format(now=now, seconds="wait_seconds"),

@@ -79,9 +79,9 @@ class Outbox:
             self._due_at = NEVER
         except (DatabaseError, InterfaceError) as error:
             logger.warning("%s reports could not be written; trying again: %s", len(self._waiting), error)
-            self._resting_until = time.monotonic() + reports.RETRY_EVERY_SECONDS
             connections.close_all()
             self.keep(report.job_id for report, _ in list(self._waiting.values()))
+            self._resting_until = time.monotonic() + reports.RETRY_EVERY_SECONDS
         return done
 
     def keep_old(self) -> None:

@@ -89,16 +89,24 @@ def names() -> list[str]:
     return [path.name.partition(".json")[0].rpartition(".")[0] for path in folder().glob("*.json*")]
 
 
-def new_running_file(worker_id: UUID) -> int | None:
-    """The descriptor of a file that tells what this worker has begun; None if there can be none."""
+def new_running_file(worker_id: UUID, size: int) -> int | None:
+    """The descriptor of a file of so many bytes that tells what this worker has begun; None if there can be
+    none."""
     place = folder()
     path = place / f"{worker_id.hex}.{_machine()}.{os.getpid()}-{identity(os.getpid())}{_RUNNING}"
     try:
         _make(place)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            _reserve(descriptor, size)
+        except OSError:
+            os.close(descriptor)
+            drop(path)  # Empty, it would tell that nothing was begun.
+            raise
     except OSError as error:
         logger.warning("Should this worker be killed, nobody will know what it had not begun: %s", error)
         return None
+    return descriptor
 
 
 def running_files_of_the_dead() -> Iterator[tuple[Path, UUID]]:
@@ -164,6 +172,12 @@ def _make(place: Path) -> None:
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_private(place)
     (place / ".gitignore").write_text("*\n")
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Else the system kills who writes there by way of its memory when the disk is full."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
 
 
 @cache

@@ -543,6 +543,15 @@ def hold_deaf(path: str, release: str) -> str:
 
 
 @task(queue="file_processing")
+def hold_with_another_process(path: str, release: str) -> str:
+    """Hold, beside a process that was forked and outlives this one."""
+    if os.fork() == 0:
+        time.sleep(300)
+        os._exit(0)
+    return hold(path, release)
+
+
+@task(queue="file_processing")
 def note(path: str, line: str) -> None:
     record(path, line)
 

@@ -100,7 +100,7 @@ class _Child:
                 done=self._note_async_end,
                 timeout_error=limits.error,
             )
-        self._seat_of: dict[UUID, Seat] = {}
+        self._seat_of: dict[tuple[UUID, int], Seat] = {}  # {(job, attempt): where it runs}
         self._ran_at = 0.0  # When the last one in the main thread ended.
 
     def has_room(self) -> bool:
@@ -110,9 +110,10 @@ class _Child:
     def run(self, job: Job) -> None:
         """Run this job to its end, or only begin it if it is async and others may run beside it."""
         if self._async_jobs and registry.is_async(job.task):
-            seat = self._seat_of[job.pk] = self._free.pop()
+            seat = self._seat_of[job.pk, job.attempt] = self._free.pop()
             if self._async_jobs.start(job):
                 return
+            del self._seat_of[job.pk, job.attempt]
             self._free.append(seat)
         if django_settings.DEBUG:
             reset_queries()  # Django keeps every statement.
@@ -153,12 +154,12 @@ class _Child:
 
     def _run_async(self, job: Job, limits: TimeLimit) -> tuple[Outcome, BaseException | None]:
         job_started.send_robust(Job, job=job)
-        surrounding = partial(self._surrounding, job, self._seat_of[job.pk], limits)
+        surrounding = partial(self._surrounding, job, self._seat_of[job.pk, job.attempt], limits)
         return executor.run(job, surrounding, tell=self._telling.progress)
 
     def _note_async_end(self, job: Job, outcome: Outcome, raised: BaseException | None) -> None:
         self._telling.report(job, outcome, raised)
-        seat = self._seat_of.pop(job.pk)
+        seat = self._seat_of.pop((job.pk, job.attempt))
         seat.leave()
         self._free.append(seat)
 

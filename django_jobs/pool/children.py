@@ -87,9 +87,15 @@ class Child:
         """How many async jobs it can begin besides."""
         return self.concurrency - len(self._beside) if self.concurrency > 1 else 0
 
+    @property
+    def has_a_turn(self) -> bool:
+        """True if what runs in turn would begin at once. Where async jobs run besides, a child comes to what
+        it is handed only while it has room for one more of them."""
+        return not self.in_turn and (self.concurrency == 1 or self.free_beside > 0)
+
     def has_free_hands(self, claimed: Claimed) -> bool:
         """True if it would begin this at once, as far as is known."""
-        return self.free_beside > 0 if self.runs_beside(claimed) else not self.in_turn
+        return self.free_beside > 0 if self.runs_beside(claimed) else self.has_a_turn
 
     def in_turn_of(self) -> Iterator[Claimed]:
         """What it has that runs one after another."""

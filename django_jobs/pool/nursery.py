@@ -3,8 +3,9 @@ old code."""
 
 import logging
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +20,8 @@ PAUSE_AFTER_EARLY_END_SECONDS = 1
 """A child that ends before it has done anything is not replaced at once, but after so long."""
 NEWS_PATIENCE_SECONDS = 2
 """How long the news of how a child ended may take."""
+FORKER_PATIENCE_SECONDS = 5
+"""How long a forker may take to end, which may still import the project."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class Nursery:
         self,
         worker_name: str,
         processes: int,
-        running_file: int | None,
+        new_running_file: Callable[[int], int | None],
         limits: LimitsOfTime,
         *,
         async_concurrency: int = 1,
@@ -46,7 +49,8 @@ class Nursery:
         self.max_jobs = max_jobs
         # While they are replaced there may be twice as many; and some that do not end.
         per_child = 1 if async_concurrency == 1 else 1 + async_concurrency
-        self.seats = Seats(2 * processes + 8, per_child, running_file)
+        children = 2 * processes + 8
+        self.seats = Seats(children, per_child, new_running_file(Seats.size(children, per_child)))
         self._worker_name, self._limits = worker_name, limits
         self._async_concurrency = async_concurrency
         self._max_memory_bytes = max_memory_bytes
@@ -86,6 +90,10 @@ class Nursery:
                 continue
             for note in notes:
                 self._note(forker, note)
+
+    def has_ended(self, child: Child) -> bool:
+        """True if it is known to; `hear` brings the news."""
+        return child.pid in self._ended
 
     def remove(self, child: Child) -> str:
         """Take leave of a child that has ended, and tell how it did."""
@@ -149,8 +157,7 @@ class Nursery:
         for forker in forkers:
             forker.close()
         for forker in forkers:
-            with suppress(ChildProcessError):
-                os.waitpid(forker.pid, 0)
+            _wait_for_end(forker.pid)
             forker.line.close()
 
     def _forkers(self) -> Iterator[Forker]:
@@ -211,3 +218,14 @@ class Nursery:
         returned = child.take_back()
         child.retire()
         return returned
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + FORKER_PATIENCE_SECONDS
+    with suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return
+            time.sleep(0.005)

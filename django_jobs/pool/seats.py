@@ -36,25 +36,30 @@ class Seats:
 
     def __init__(self, children: int, per_child: int, descriptor: int | None = None) -> None:
         self.children, self.per_child = children, per_child
-        self.remembered = MOST_UNKEPT + MOST_IN_ADVANCE + 2 * per_child
+        self.remembered = _remembered(per_child)
         self.descriptor = memory_file() if descriptor is None else descriptor
-        self._after_fence = _CELL
-        self._after_seats = self._after_fence + children * per_child * _Layout.SIZE
-        size = self._after_seats + children * self._size_of_left
+        size = self.size(children, per_child)
         if os.fstat(self.descriptor).st_size < size:
             os.truncate(self.descriptor, size)
         self.memory = mmap(self.descriptor, size)
         self.fence = SharedMoment(boot_clock, self.memory)
 
-    @property
-    def _size_of_left(self) -> int:
-        return _CELL * (1 + self.remembered)
+    @staticmethod
+    def size(children: int, per_child: int) -> int:
+        """How many bytes a file for so many needs."""
+        return _CELL + children * (per_child * _Layout.SIZE + _Left.size(_remembered(per_child)))
 
     def of_child(self, number: int) -> "list[Seat]":
-        left = _Left(self.memory, self._after_seats + number * self._size_of_left, self.remembered)
+        after_seats = _CELL + self.children * self.per_child * _Layout.SIZE
+        left_at = after_seats + number * _Left.size(self.remembered)
+        left = _Left(self.memory, left_at, self.remembered)
         first = number * self.per_child
-        starts = (self._after_fence + (first + each) * _Layout.SIZE for each in range(self.per_child))
+        starts = (_CELL + (first + each) * _Layout.SIZE for each in range(self.per_child))
         return [Seat(self.memory, start, left) for start in starts]
+
+
+def _remembered(per_child: int) -> int:
+    return MOST_UNKEPT + MOST_IN_ADVANCE + 2 * per_child
 
 
 def begun_of(job_ids: Collection[UUID], data: bytes) -> set[UUID]:
@@ -73,6 +78,10 @@ class _Left:
     def __init__(self, memory: mmap, offset: int, most: int) -> None:
         self._memory, self._offset, self._most = memory, offset, most
         self._lock = threading.Lock()
+
+    @staticmethod
+    def size(most: int) -> int:
+        return _CELL * (1 + most)
 
     def note(self, job_id: UUID) -> None:
         with self._lock:

@@ -234,6 +234,22 @@ def test_a_process_that_is_killed_while_it_runs_a_job_is_replaced_and_harms_no_o
     assert killed not in run_quickly(4)
 
 
+def test_a_process_that_is_killed_is_replaced_though_one_that_its_job_has_forked_lives_on(
+    start_worker, hold, run_quickly
+):
+    lost, effects, _ = hold("lost", tasks.hold_with_another_process)
+    start_worker("file_processing", "--processes=1")
+    killed = pid_in(effects)
+
+    os.kill(killed, signal.SIGKILL)
+
+    try:
+        assert lost.wait(timeout=60).is_interrupted
+        assert killed not in run_quickly(1)
+    finally:
+        os.killpg(killed, signal.SIGKILL)
+
+
 def test_another_process_forks_when_the_one_that_did_is_killed(start_worker, hold, run_quickly):
     once, effects_of_once, _ = hold("once")
     again, effects, release = hold("again", tasks.hold_idempotent)

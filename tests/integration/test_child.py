@@ -470,3 +470,20 @@ def test_what_a_child_reported_of_a_job_that_others_hold_changes_nothing(start_c
     (row,) = handing.until_reported(mine)
 
     assert (row.status, row.attempts.count()) == (QUEUED, 0)
+
+
+def test_an_attempt_whose_last_one_has_not_left_its_seat_yet_leaves_that_alone(job_factory, monkeypatch):
+    told, telling = socket.socketpair()
+    child = child_module._Child(Options(0, "w1", async_concurrency=2), Seats(1, 3), LIMITS, telling)
+    job = job_factory(task=tasks.add_slowly.name, attempt=2)
+    monkeypatch.setattr(child._async_jobs, "start", lambda job: False)  # Its thread is not done with it.
+    monkeypatch.setattr(child, "_run_here", lambda job: None)
+    seat = child._seat_of[job.pk, 1] = child._free.pop()
+    free = list(child._free)
+
+    child.run(job)
+
+    assert (child._seat_of, child._free) == ({(job.pk, 1): seat}, free)
+    child.end()
+    for end in (told, telling):
+        end.close()

@@ -50,10 +50,10 @@ def worker(valkey, monkeypatch):
 @pytest.fixture
 def handed(worker):
     """Makes a child that was handed so many jobs of a task, and maybe some that run beside these."""
-    seats = Seats(10, 2)
+    seats = Seats(10, 1 + 100)
 
-    def make(count, task="shop.pay", beside=0):
-        child = Child(ForksLater(), seats, len(worker._nursery.children), "w1", async_concurrency=2)
+    def make(count, task="shop.pay", beside=0, async_concurrency=2):
+        child = Child(ForksLater(), seats, len(worker._nursery.children), "w1", async_concurrency)
         for name in [task] * count + [tasks.add_slowly.name] * beside:
             claimed = Claimed(uuid4(), 1, name, "mail", "[]")
             assert child.hand(claimed)
@@ -127,6 +127,44 @@ def test_async_jobs_that_have_to_wait_are_no_more_than_others(worker, handed):
 
     assert not worker._may_have(child, 0, another)
     assert worker._room(None)[0] <= 1  # For a job that is not async.
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 100])
+def test_a_child_is_handed_no_more_than_is_remembered_beside_the_reports_in_memory(
+    worker, handed, concurrency
+):
+    worker._workload = Workload()
+    child = handed(0, async_concurrency=concurrency)
+    for task in (tasks.add_slowly.name, tasks.add.name):
+        worker._workload.note(task, 0.000001)
+        while worker._may_have(child, 0, claimed := Claimed(uuid4(), 1, task, "mail", "[]")):
+            assert child.hand(claimed)
+
+    seats = Seats(1, 1 if concurrency == 1 else 1 + concurrency)
+    assert MOST_IN_ADVANCE <= len(child.handed) < seats.remembered - MOST_UNKEPT
+
+
+@pytest.mark.parametrize(("beside", "has_a_turn"), [(1, True), (2, False)])
+def test_what_runs_in_turn_waits_for_no_place_of_an_async_job(worker, handed, beside, has_a_turn):
+    """A child takes nothing from its line while all of these are taken; other workers may have it."""
+    worker._workload = Workload()
+    child = handed(0, beside=beside)
+
+    assert worker._may_have(child, 3600, Claimed(uuid4(), 1, "shop.pay", "mail", "[]")) == has_a_turn
+    assert worker._room(None)[0] == has_a_turn
+
+
+def test_who_may_not_begin_what_others_may_hold_begins_nothing_until_its_children_have_ended(worker, handed):
+    child, worker._is_void = handed(0), True
+    child.ending = "it reached neither the database nor Redis"
+
+    worker._give_all_back()
+    assert worker._is_void
+
+    worker._nursery.children.remove(child)
+    worker._give_all_back()
+    assert not worker._is_void
+    child.close()
 
 
 @pytest.mark.django_db

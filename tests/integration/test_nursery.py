@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import signal
 import time
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from django.db.backends.signals import connection_created
 from django_jobs import batches, loops
 from django_jobs.engines.rq.prefork import LIMITS
 from django_jobs.pool.nursery import Nursery
+from django_jobs.processes import identity
 from tests import tasks
 from tests.conftest import lines, make_worker, wait_until
 
@@ -24,7 +26,7 @@ def start_nursery():
     started = []
 
     def start(processes=1, **options):
-        started.append(Nursery("w1", processes, None, LIMITS, **options))
+        started.append(Nursery("w1", processes, lambda size: None, LIMITS, **options))
         return started[-1]
 
     yield start
@@ -82,6 +84,17 @@ def test_the_seat_of_a_child_whose_last_jobs_are_not_settled_is_taken_last(start
     nursery.processes = 4
     nursery.fill()
     assert [child.number for child in nursery.children] == [2, 3, 0, 1]
+
+
+def test_a_forker_that_does_not_end_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr("django_jobs.pool.nursery.FORKER_PATIENCE_SECONDS", 0.1)
+    nursery = Nursery("w1", 1, lambda size: None, LIMITS)
+    forker = nursery._forker.pid
+    os.kill(forker, signal.SIGSTOP)
+
+    nursery.close()
+
+    assert identity(forker) is None
 
 
 def run(child, claimed):

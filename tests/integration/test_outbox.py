@@ -339,7 +339,8 @@ def test_one_that_is_larger_than_a_batch_is_recorded_alone(box, end, monkeypatch
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
-def test_what_is_locked_waits_a_little_and_what_is_put_meanwhile_does_not(box, end, folder):
+def test_what_is_locked_waits_a_little_and_what_is_put_meanwhile_does_not(box, end, folder, monkeypatch):
+    monkeypatch.setattr(outbox, "LOOK_AT_LOCKED_EVERY_SECONDS", 60)
     (locked, locked_report), (free, free_report) = end(), end()
     box.put(locked_report)
 

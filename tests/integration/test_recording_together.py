@@ -569,6 +569,20 @@ def test_progress_of_many_is_written_where_the_attempt_goes_on(job_factory):
     assert (fresh(ended).progress, fresh(ended).live_log) == (100, "")
 
 
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks no rows.")
+@pytest.mark.django_db(transaction=True)
+def test_progress_of_a_job_whose_row_is_locked_keeps_that_of_no_other_waiting(job_factory):
+    busy, free = claimed(job_factory(), job_factory(), worker=make_worker())
+    told = [
+        json.dumps(reports.progress_document(job, {**IN_STAGES, "live_log": "read"})) for job in (busy, free)
+    ]
+
+    with holding_locks(lambda: list(Job.objects.select_for_update().filter(pk=busy.pk))):
+        batches.record_progress(told)
+
+        assert [fresh(job).live_log for job in (busy, free)] == ["", "read"]
+
+
 @pytest.mark.parametrize("outcome", [Outcome.finished(progress=DONE), failed(progress=IN_STAGES)])
 def test_the_log_of_an_attempt_that_runs_ends_with_it(job_factory, outcome):
     (job,) = claimed(job_factory(), worker=make_worker())

@@ -101,7 +101,7 @@ class HandingWorker(HorsesWorker):
         """How many deliveries, and how many plain jobs, there is room for."""
         staying = self._nursery.staying()
         coming = self._nursery.processes - len(staying)  # Those to be forked.
-        free = sum(not child.in_turn for child in staying) + coming - len(self._horses)
+        free = sum(child.has_a_turn for child in staying) + coming - len(self._horses)
         beside = sum(child.free_beside for child in staying) + coming * (self.async_concurrency - 1)
         ahead = sum(self._workload.room(self._load(child), child.queued_up) for child in staying)
         begun = len(self._backlog) + len(self._later)
@@ -303,7 +303,8 @@ class HandingWorker(HorsesWorker):
             self._reclaim(child.take_back())
         if self._backlog and not self._signs.fence.has_closed():
             self._give_back(self._backlog)
-        if not (self._backlog or self._signs.fence.has_closed()):
+        are_ending = any(child.ending for child in self._nursery.children)  # What they have is still to come.
+        if not (self._backlog or are_ending or self._signs.fence.has_closed()):
             self._is_void = False
 
     def _give_back(self, waiting: Iterable[Claimed]) -> None:

@@ -45,7 +45,7 @@ class HearingWorker(HandingWorker):
             progress += on_their_way
             for report in told:
                 self._note_end(report)
-            if not lives:
+            if not lives or self._nursery.has_ended(child):  # What a job has forked may keep its line open.
                 self._bury(child)
         self.bury_horses()
         if progress:

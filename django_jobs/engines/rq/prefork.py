@@ -1,8 +1,8 @@
 """The worker that runs jobs in long-lived children: it takes, claims, hands out, gathers, and reports many at
 once.
 
-One thread does all of that, and never waits for a job or a lock. Beside it the threads of the life signs see
-to what a child cannot see to itself.
+One thread does all of that, and never waits for a job, nor for who holds a job's row. Beside it the threads
+of the life signs see to what a child cannot see to itself.
 """
 
 import gc
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -93,7 +94,7 @@ class PreforkWorker(HearingWorker):
         self._nursery = Nursery(  # First, as it forks.
             self.name,
             self.processes or _cores(),
-            spool.new_running_file(self._signs.worker.pk),
+            partial(spool.new_running_file, self._signs.worker.pk),
             LIMITS,
             async_concurrency=self.async_concurrency,
             max_jobs=self.max_jobs_per_child,
@@ -266,12 +267,13 @@ class PreforkWorker(HearingWorker):
 
     def _look_around(self) -> None:
         at = time.monotonic()
-        if self._cut_at is not None and at >= self._cut_at and not self._is_cutting:
-            self._is_cutting = True
-            logger.warning("Worker %s: what still runs is cut.", self.name)
-            self.kill_all_horses(self._ending_of_all)
-            for child in self._nursery.children:
-                if child.handed:
+        if self._cut_at is not None and at >= self._cut_at:
+            if not self._is_cutting:
+                self._is_cutting = True
+                logger.warning("Worker %s: what still runs is cut.", self.name)
+                self.kill_all_horses(self._ending_of_all)
+            for child in self._nursery.children:  # Also one whose process is forked only now.
+                if child.handed and not self._nursery.has_ended(child):
                     child.kill(self._ending_of_all)
         if self._stop_requested and not self._has_noted_stop:  # Here, as a signal may come amid a command.
             self._has_noted_stop = True
