@@ -135,9 +135,12 @@ def narrow_database(db: None) -> Iterator[None]:
         connection.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
     else:
         with connection.cursor() as cursor:  # An index takes no more than 2,704 bytes of it.
-            cursor.execute("CREATE INDEX ON django_jobs_job ((result::text))")
-            cursor.execute("CREATE INDEX ON django_jobs_job (traceback)")
+            cursor.execute("CREATE INDEX narrow_result ON django_jobs_job ((result::text))")
+            cursor.execute("CREATE INDEX narrow_traceback ON django_jobs_job (traceback)")
         yield
+        if not connection.in_atomic_block:  # Else they go with the test's transaction.
+            with connection.cursor() as cursor:
+                cursor.execute("DROP INDEX narrow_result, narrow_traceback")
 
 
 @pytest.fixture
