@@ -108,12 +108,15 @@ def record(reports: Sequence[Report], worker_id: UUID) -> set[UUID]:
     return recorded
 
 
-def record_progress(documents: Sequence[str]) -> None:
+def record_progress(documents: Sequence[str]) -> set[UUID]:
     """Write how far these attempts are and what they have logged, each a `reports.progress_document` in JSON,
-    if they still run and nobody else holds their rows. Of two of one job either may count."""
+    if they still run and no other transaction holds their rows; of which jobs. Of two of one job either may
+    count."""
     alias = router.db_for_write(Job)
+    as_id = _same if connections[alias].vendor == "postgresql" else UUID
     with connections[alias].cursor() as cursor:
         cursor.execute(_statement(alias, _PROGRESS), [f"[{','.join(documents)}]"])
+        return {as_id(job_id) for (job_id,) in cursor.fetchall()}
 
 
 def _record_on_sqlite(documents: str, alias: str) -> set[UUID]:
@@ -208,10 +211,11 @@ UPDATE {job} SET progress = told.progress, progress_message = told.progress_mess
 FROM told
 WHERE {job}.id = told.job AND {job}.attempt = told.attempt AND {job}.claim_id = told.claim
       AND {job}.status || '' = '{started}'{is_free}
+RETURNING {job}.id
 """
 _FREE = """,
 free AS MATERIALIZED (
-    SELECT id FROM {job} WHERE id IN (SELECT job FROM told) ORDER BY id FOR UPDATE SKIP LOCKED
+    SELECT id FROM {job} WHERE id IN (SELECT job FROM told) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
 """
 

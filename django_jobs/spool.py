@@ -176,8 +176,8 @@ def _make(place: Path) -> None:
 
 def _reserve(descriptor: int, size: int) -> None:
     """Else the system kills who writes there by way of its memory when the disk is full."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
+    while (at := os.fstat(descriptor).st_size) < size:
+        os.pwrite(descriptor, bytes(size - at), at)
 
 
 @cache

@@ -165,7 +165,7 @@ class Child:
         self._is_told_to_end = False  # That was taken back, too.
         return None
 
-    def heard(self) -> tuple[list[Report], list[str], bool]:
+    def heard(self) -> tuple[list[Report], dict[UUID, str], bool]:
         """The reports, and the newest progress of each job, that it has told since; and whether it still
         lives."""
         self._send_notes()
@@ -187,7 +187,7 @@ class Child:
                     self._beside.discard(job_id)
                     told.append(each)
                     self.ran += 1
-        return told, list(progress.values()), lives
+        return told, progress, lives
 
     def note_recorded(self, job_id: UUID) -> None:
         self._unsent.append(job_id)

@@ -171,6 +171,8 @@ class Nursery:
         for child in self.children:
             if child.number == note["forked"] and child.forker is forker and not child.pid:
                 child.pid = note["pid"]
+                if child.ending:  # It was to be killed before there was a process.
+                    child.kill(child.ending)
 
     def _note_end_of(self, forker: Forker) -> None:
         with suppress(ChildProcessError):

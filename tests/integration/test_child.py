@@ -72,7 +72,7 @@ class Handing:
     def hear(self):
         told, progress, self.lives = self.child.heard()
         self.reports |= {each.job_id: each for each in told}
-        self.progress += [json.loads(each) for each in progress]
+        self.progress += [json.loads(each) for each in progress.values()]
         return self
 
     def until_reported(self, *jobs):
@@ -228,8 +228,8 @@ def test_of_what_a_job_has_told_meanwhile_the_newest_counts(job_factory):
             for job_id in ids:
                 told.sendall(pool_lines.pack_progress(job_id, f"{percent} % of {job_id}"))
 
-        assert child.heard() == ([], [f"3 % of {job_id}" for job_id in ids], True)
-        assert child.heard() == ([], [], True)
+        assert child.heard() == ([], {job_id: f"3 % of {job_id}" for job_id in ids}, True)
+        assert child.heard() == ([], {}, True)
     child.close()
 
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from django_rq import get_queue
 
+from django_jobs import batches
 from django_jobs.batches import Claimed, Report
 from django_jobs.engines.rq import hearing
 from django_jobs.engines.rq.prefork import PreforkWorker
@@ -30,6 +31,7 @@ class ForksLater:
 @pytest.fixture
 def worker(valkey, monkeypatch):
     monkeypatch.setattr(hearing, "GATHER_SECONDS", 60)  # No busy machine takes as long.
+    monkeypatch.setattr(hearing, "LATER_SECONDS", 60)
     worker = PreforkWorker([get_queue("file_processing")], connection=valkey)
     children = []
     worker._nursery = SimpleNamespace(
@@ -165,6 +167,26 @@ def test_who_may_not_begin_what_others_may_hold_begins_nothing_until_its_childre
     worker._give_all_back()
     assert not worker._is_void
     child.close()
+
+
+def test_progress_of_a_job_whose_row_is_locked_is_written_later(worker, handed, monkeypatch):
+    busy, free = handed(2).handed
+    tries = []
+
+    def record(documents):
+        tries.append(documents)
+        return {free} if len(tries) == 1 else {busy}
+
+    monkeypatch.setattr(batches, "record_progress", record)
+    worker._progress = {busy: "50 %", free: "20 %", uuid4(): "of one that has ended"}
+
+    worker._record_progress()
+    worker._record_progress()
+    assert (tries, worker._progress) == ([["50 %", "20 %"]], {busy: "50 %"})
+
+    worker._progress_at = 0
+    worker._record_progress()
+    assert (tries[1:], worker._progress) == ([["50 %"]], {})
 
 
 @pytest.mark.django_db

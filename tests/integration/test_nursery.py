@@ -86,6 +86,20 @@ def test_the_seat_of_a_child_whose_last_jobs_are_not_settled_is_taken_last(start
     assert [child.number for child in nursery.children] == [2, 3, 0, 1]
 
 
+def test_a_child_that_is_to_be_killed_before_it_has_a_process_is_killed_when_it_has(start_nursery):
+    nursery = start_nursery()
+    nursery.fill()
+    (child,) = nursery.children
+    child.kill("it was cut")
+    assert child.pid == 0
+
+    heard(nursery)
+
+    wait_until(lambda: not child.heard()[2])
+    assert nursery.remove(child) == "it was cut"
+    child.close()
+
+
 def test_a_forker_that_does_not_end_is_not_waited_for_for_ever(monkeypatch):
     monkeypatch.setattr("django_jobs.pool.nursery.FORKER_PATIENCE_SECONDS", 0.1)
     nursery = Nursery("w1", 1, lambda size: None, LIMITS)

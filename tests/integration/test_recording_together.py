@@ -562,7 +562,7 @@ def test_progress_of_many_is_written_where_the_attempt_goes_on(job_factory):
     tells = {**IN_STAGES, "live_log": "read “Ünï\t🦉”"}
     told = [json.dumps(reports.progress_document(job, tells)) for job in (running, superseded, ended)]
 
-    batches.record_progress(told)
+    assert batches.record_progress(told) == {running.pk}
 
     assert {name: getattr(fresh(running), name) for name in tells} == tells
     assert (fresh(superseded).progress, fresh(superseded).stages, fresh(superseded).live_log) == (0, {}, "")
@@ -578,7 +578,7 @@ def test_progress_of_a_job_whose_row_is_locked_keeps_that_of_no_other_waiting(jo
     ]
 
     with holding_locks(lambda: list(Job.objects.select_for_update().filter(pk=busy.pk))):
-        batches.record_progress(told)
+        assert batches.record_progress(told) == {free.pk}
 
         assert [fresh(job).live_log for job in (busy, free)] == ["", "read"]
 

@@ -301,7 +301,7 @@ def test_where_there_is_no_room_for_it_there_is_no_file(worker, folder, monkeypa
     def refuse(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(os, "pwrite", refuse)
 
     assert spool.new_running_file(worker.pk, 100) is None
 

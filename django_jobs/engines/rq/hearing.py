@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from django.db import Error, connections, router
 
@@ -17,7 +18,7 @@ from ...pool.children import Child
 from ...pool.holdings import PATIENCE_SECONDS
 from ...pool.workload import MOST_UNKEPT
 from . import taking
-from .handing import HandingWorker
+from .handing import LATER_SECONDS, HandingWorker
 from .horses import Horse
 from .taking import End
 from .worker import TOLD_ELSEWHERE
@@ -36,25 +37,36 @@ class HearingWorker(HandingWorker):
         self._outbox = Outbox(self._signs.worker.pk)
         self._is_burst = False
         """If it ends when there is nothing more to do."""
+        self._progress: dict[UUID, str] = {}
+        self._progress_at = 0.0
 
     def _hear(self) -> None:
         self._nursery.hear()
-        progress: list[str] = []
         for child in list(self._nursery.children):
-            told, on_their_way, lives = child.heard()
-            progress += on_their_way
+            told, progress, lives = child.heard()
+            self._progress |= progress
             for report in told:
                 self._note_end(report)
             if not lives or self._nursery.has_ended(child):  # What a job has forked may keep its line open.
                 self._bury(child)
         self.bury_horses()
-        if progress:
-            try:
-                with patience(router.db_for_write(Job), PATIENCE_SECONDS):
-                    batches.record_progress(progress)
-            except Error as error:
-                logger.warning("Worker %s: progress could not be written: %s", self.name, error)
-                connections.close_all()
+        self._record_progress()
+
+    def _record_progress(self) -> None:
+        """Write the newest progress of each job; of one whose row is locked, a little later."""
+        self._progress = {job: told for job, told in self._progress.items() if job in self._holdings.held}
+        if not self._progress or time.monotonic() < self._progress_at:
+            return
+        try:
+            with patience(router.db_for_write(Job), PATIENCE_SECONDS):
+                for job_id in batches.record_progress(list(self._progress.values())):
+                    del self._progress[job_id]
+        except Error as error:
+            logger.warning("Worker %s: progress could not be written: %s", self.name, error)
+            connections.close_all()
+            self._progress.clear()
+        if self._progress:
+            self._progress_at = time.monotonic() + LATER_SECONDS
 
     def _bury_horse(self, horse: Horse, ended: tuple[int, int, Any] | None) -> None:
         super()._bury_horse(horse, ended)

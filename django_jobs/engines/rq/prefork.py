@@ -267,13 +267,12 @@ class PreforkWorker(HearingWorker):
 
     def _look_around(self) -> None:
         at = time.monotonic()
-        if self._cut_at is not None and at >= self._cut_at:
-            if not self._is_cutting:
-                self._is_cutting = True
-                logger.warning("Worker %s: what still runs is cut.", self.name)
-                self.kill_all_horses(self._ending_of_all)
-            for child in self._nursery.children:  # Also one whose process is forked only now.
-                if child.handed and not self._nursery.has_ended(child):
+        if self._cut_at is not None and at >= self._cut_at and not self._is_cutting:
+            self._is_cutting = True
+            logger.warning("Worker %s: what still runs is cut.", self.name)
+            self.kill_all_horses(self._ending_of_all)
+            for child in self._nursery.children:
+                if child.handed:
                     child.kill(self._ending_of_all)
         if self._stop_requested and not self._has_noted_stop:  # Here, as a signal may come amid a command.
             self._has_noted_stop = True
@@ -321,6 +320,8 @@ class PreforkWorker(HearingWorker):
         if (seconds := self._outbox.seconds_to_wait()) is not None:
             timeouts.append(seconds)
         timeouts += [again_at - at for again_at, _ in self._later.values()]
+        if self._progress:
+            timeouts.append(self._progress_at - at)
         has_more = any(child.in_turn > 1 for child in self._nursery.children)
         if self._backlog or self._holdings.has_lost or has_more:
             timeouts.append(SHARE_EVERY_SECONDS)
